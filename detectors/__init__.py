@@ -1,0 +1,1 @@
+"""What is computed: statistics, drift, outliers. Numpy, scipy and datasketches; no Spark, no Kafka, no files."""

@@ -1,0 +1,56 @@
+"""One column of a summary, as a drift detector sees it."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.base import ColumnType
+from detectors.statistics.ruler import Ruler
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSummary:
+    """Everything that is known of one column of a window or of the reference.
+
+    A numeric column has its moments always, `values` while every single value is at hand, and `bins` when it was
+    counted on a ruler; reference and window share that ruler. A categorical column has `counts`. A numeric column with few
+    distinct values in the reference (at most 20, Evidently's limit for treating numbers as categories) has `counts` as well.
+    """
+
+    name: str
+    type: ColumnType
+    count: int
+    """How many values there are: neither missing nor non-finite."""
+    missing: int = 0
+    nonfinite: int = 0
+    low: float = math.nan
+    """Smallest value; NaN when there is none."""
+    high: float = math.nan
+    """Largest value; NaN when there is none."""
+    mean: float = math.nan
+    m2: float = 0.0
+    """Sum of the squared distances to the mean."""
+    m3: float = 0.0
+    m4: float = 0.0
+    distinct: int | None = None
+    """Number of distinct values; None when it was not counted or there are too many to say exactly."""
+    values: NDArray[np.float64] | None = None
+    """Every value, sorted ascending; None once there were too many to keep."""
+    ruler: Ruler | None = None
+    bins: NDArray[np.int64] | None = None
+    """(ruler.size,) how many values fall into each bin of the ruler; bin j is (mark j-1, mark j]."""
+    sums: NDArray[np.float64] | None = None
+    """(ruler.size,) their sum."""
+    counts: dict[str, int] | dict[float, int] | None = None
+    """How often each value occurs (strings of a categorical column, floats of a numeric one)."""
+    unlisted: int = 0
+    """How many values are not in `counts`, because there were more distinct ones than the cap."""
+
+    def variance(self, ddof: int = 0) -> float:
+        """Population variance (``ddof=0``) or sample variance (``ddof=1``); NaN with too few values."""
+        return self.m2 / (self.count - ddof) if self.count > ddof else math.nan
+
+    def std(self, ddof: int = 0) -> float:
+        return math.sqrt(self.variance(ddof))

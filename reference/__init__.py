@@ -1,0 +1,1 @@
+"""What the training data looked like: build, store, publish baselines."""

@@ -1,0 +1,1 @@
+"""What happens per message and per window: the only Spark, the only Kafka."""
