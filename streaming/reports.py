@@ -1,0 +1,209 @@
+"""What the monitor writes: one record type per topic, each with a JSON Schema kept as a golden file.
+
+Every record has a deterministic `id`: the same input gives the same ids after a crash, so a consumer can drop the
+duplicates of an at-least-once sink. A number that is not defined (an empty window has no mean) is `null`.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+KINDS = ("outlier", "statistics", "drift", "deadletter")
+Status = Literal["provisional", "final"]
+
+
+class Record(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=False):
+    """What all records share."""
+
+    id: str
+    """Deterministic: model, segment, window, kind and revision; or topic, partition, offset, instance and detector."""
+    model: str
+    model_version: str
+    detected_at: str
+    """When the monitor wrote the record; RFC 3339, UTC, milliseconds."""
+
+
+class Window(msgspec.Struct, frozen=True):
+    """Event time of a window, half open: start <= t < end. RFC 3339, UTC, milliseconds."""
+
+    start: str
+    end: str
+
+
+class OutlierFeature(msgspec.Struct, rename="camel", kw_only=True):
+    """One feature's part in an outlier."""
+
+    name: str
+    value: float | str | None
+    """The offending value; null where it was missing."""
+    low: float | None
+    """Lower end of the violated range; null where there is none."""
+    high: float | None
+    contribution: float
+    """The feature's part of the score; the contributions of a record add up to its score."""
+
+
+class Outlier(Record, kw_only=True):
+    """One instance that one detector flagged."""
+
+    kind: Literal["outlier"] = "outlier"
+    segment: str
+    baseline: str
+    event_time: str
+    request_id: str
+    instance: int
+    """Index of the instance in its request."""
+    source: Literal["request", "response"]
+    detector: str
+    score: float
+    threshold: float
+    features: list[OutlierFeature]
+    topic: str
+    partition: int
+    offset: int
+
+
+class WindowRecord(Record, kw_only=True):
+    """What all records of a window share."""
+
+    segment: str
+    baseline: str
+    window: Window
+    status: Status
+    """`provisional` while rows may still come, `final` once."""
+    revision: int
+    """Counts the reports of this window from 1 on; the final one counts too."""
+
+
+class Counts(msgspec.Struct, rename="camel", kw_only=True):
+    """How many rows the window has, and how many it should have had."""
+
+    requests: int
+    """Instances in request messages."""
+    responses: int
+    """Instances in response messages."""
+    missing: int
+    """Values that were missing (JSON null or an absent key), over all columns."""
+    nonfinite: int
+    """Values that were NaN or infinite, over all columns."""
+    late: int
+    """Messages that came after the window they belong to had closed, since the previous window of this model and segment."""
+    dead: int
+    """Messages of this window's time that went to the dead-letter topic."""
+    outliers: int
+    """Instances flagged by at least one detector."""
+
+
+class HistogramBins(msgspec.Struct):
+    """A distribution: `counts[i]` values in [edges[i], edges[i+1]) and, for the last bin, up to its end too."""
+
+    edges: list[float]
+    counts: list[float]
+    """Whole numbers where the edges are marks of the ruler, else interpolated between marks."""
+    below: float
+    above: float
+
+
+class ColumnStatistics(msgspec.Struct, rename="camel", kw_only=True):
+    """The requested statistics of one column; a statistic that was not asked for is absent."""
+
+    name: str
+    source: Literal["request", "response"]
+    type: Literal["numeric", "categorical"]
+    count: int
+    missing: int
+    nonfinite: int
+    values: dict[str, float | None]
+    """Statistic -> value: min, max, sum, pow2sum, mean, avg, stddev, percentiles (`p25`), iqr, ..."""
+    distribution: HistogramBins | None = None
+    """Of a numeric column."""
+    categories: dict[str, int] | None = None
+    """Of a categorical column: the most frequent categories first."""
+
+
+class Matrix(msgspec.Struct):
+    """A symmetric matrix over the named columns, row by row."""
+
+    columns: list[str]
+    values: list[list[float | None]]
+
+
+class Statistics(WindowRecord, kw_only=True):
+    """The requested statistics of one window, one record a revision."""
+
+    kind: Literal["statistics"] = "statistics"
+    counts: Counts
+    exact: bool
+    """Whether every value of the window was at hand (at most 1,000 rows)."""
+    columns: list[ColumnStatistics]
+    covariance: Matrix | None = None
+    correlation: Matrix | None = None
+
+
+class ColumnDrift(msgspec.Struct, rename="camel", kw_only=True):
+    """One drift method's answer about one column."""
+
+    name: str
+    source: Literal["request", "response"]
+    type: Literal["numeric", "categorical"]
+    method: str
+    direction: Literal["p-value", "distance"]
+    score: float | None
+    """Null when there was nothing to compare."""
+    threshold: float
+    drifted: bool
+    exact: bool
+    """Whether the score was computed from every single value, else within the bound that the method's docs state."""
+    explanation: dict[str, float]
+    """What drove the score, largest first: bin or category -> its share of the difference."""
+
+
+class Drift(WindowRecord, kw_only=True):
+    """All drift scores of one window, alarms or not, one record a revision."""
+
+    kind: Literal["drift"] = "drift"
+    rows: int
+    """Instances in the window."""
+    reference_rows: int
+    columns: list[ColumnDrift]
+    drifted_columns: int
+    """Columns that at least one of their methods calls drifted."""
+    share: float
+    """drifted columns / columns."""
+    share_threshold: float
+    drifted: bool
+    """Dataset drift: share >= shareThreshold."""
+
+
+class DeadLetter(Record, kw_only=True):
+    """A message that could not be monitored, whole, with the reason."""
+
+    kind: Literal["deadletter"] = "deadletter"
+    reason: str
+    message: str
+    """What is wrong, in words."""
+    topic: str
+    partition: int
+    offset: int
+    timestamp: str
+    """Kafka's timestamp of the message."""
+    event_time: str | None
+    """The message's own time where it could be read."""
+    key: str | None
+    """base64 of the Kafka key."""
+    value: str | None
+    """base64 of the Kafka value; null where the message had none."""
+
+
+RECORDS: dict[str, type[Record]] = {
+    "outliers": Outlier,
+    "statistics": Statistics,
+    "drift": Drift,
+    "deadletter": DeadLetter,
+}
+"""Topic suffix -> the type of its records."""
+
+
+def json_schema(record: type[Record]) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of one record type."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(record)}
