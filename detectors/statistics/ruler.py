@@ -5,8 +5,8 @@ restart, and a drift score can be audited by replay. The cumulative distribution
 marks it is known up to the mass of that one bin, which is the error bound of every distance built on it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,6 @@ class Ruler:
             values gets a mark for each of them.
 
         Beyond the reference's range the marks widen geometrically, so that values far outside are still told apart;
-        within it nothing depends on how far the tails reach.
         """
         if len(values) == 0:
             return cls(np.zeros(1))
@@ -63,11 +62,39 @@ class Ruler:
             marks = np.unique(np.concatenate((low - steps, body, high + steps)))
         return cls(marks[np.isfinite(marks)])
 
-    @cached_property
-    def reach(self) -> tuple[float, float]:
-        """The lowest and the highest mark."""
-        return float(self.marks[0]), float(self.marks[-1])
+    def tally(self, ordered: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(size,) counts and sums of the bins.
 
-    def bin_of(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(n,) bin of each finite value."""
-        return np.searchsorted(self.marks, values, side="left")
+        Parameters
+        ----------
+        ordered
+            (n,) finite values, sorted ascending. Looking the marks up in the sorted values costs half of looking the
+            values up among the marks, sorting included, and the sort serves quantiles and raw values too.
+        """
+        edges = np.concatenate(([0], np.searchsorted(ordered, self.marks, side="right")))
+        counts = np.diff(edges, append=len(ordered))
+        sums = np.zeros(self.size)
+        filled = counts > 0
+        if len(ordered):
+            sums[filled] = np.add.reduceat(ordered, edges[filled])
+        return counts, sums
+
+
+@dataclass(frozen=True, slots=True)
+class RulerCounts:
+    """Counts and sums of all numeric columns, each on its ruler, laid end to end."""
+
+    counts: NDArray[np.int64]
+    """(sum of the rulers' sizes,)"""
+    sums: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rulers: Sequence[Ruler], ordered: Sequence[NDArray[np.float64]]) -> "RulerCounts":
+        """Of one batch: the sorted finite values of each column."""
+        if not rulers:
+            return cls(np.zeros(0, np.int64), np.zeros(0))
+        tallies = [ruler.tally(values) for ruler, values in zip(rulers, ordered, strict=True)]
+        return cls(np.concatenate([counts for counts, _ in tallies]), np.concatenate([sums for _, sums in tallies]))
+
+    def __add__(self, other: "RulerCounts") -> "RulerCounts":
+        return RulerCounts(self.counts + other.counts, self.sums + other.sums)

@@ -1,0 +1,370 @@
+"""The summary of a table: every sufficient statistic of a batch, a pane, a window or the whole reference.
+
+``summarise(plan, batch)`` makes one, ``a + b`` is the summary of both, and any drift score or statistic is read off the
+sum. The plan, which comes from the baseline, says what is counted and on which rulers; summaries of one plan add.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+from datasketches import kll_doubles_sketch
+from numpy.typing import NDArray
+
+from detectors.errors import IncompatibleSummaries, SummaryFormatError
+from detectors.statistics.block import Block
+from detectors.statistics.categories import MAX_LISTED, CategoryCounts
+from detectors.statistics.column import ColumnSummary
+from detectors.statistics.comoments import CoMoments
+from detectors.statistics.moments import Moments
+from detectors.statistics.quantiles import Quantiles
+from detectors.statistics.ruler import Ruler, RulerCounts
+
+EXACT_ROWS = 1000
+"""A summary keeps every value while it has at most so many rows, where Evidently's default tests want them."""
+_MAGIC = b"DLS1"
+_MOMENTS = 9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is counted of a table, column by column."""
+
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    rulers: tuple[Ruler, ...] | None = None
+    """One for each numeric column; None while there is no baseline."""
+    discrete: dict[int, frozenset[float]] = field(default_factory=dict)
+    """Numeric columns with few distinct values in the reference -> those values: each is counted by itself."""
+    listed: tuple[frozenset[str], ...] = ()
+    """For each categorical column, the categories of the reference: never dropped from the counts."""
+    percentiles: bool = True
+    comoments: bool = True
+    exact_rows: int = EXACT_ROWS
+    max_categories: int = MAX_LISTED
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """8 bytes that differ when two plans do not count the same."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(
+            repr((self.numeric, self.categorical, self.percentiles, self.comoments, self.exact_rows)).encode()
+        )
+        digest.update(repr([(j, sorted(values)) for j, values in sorted(self.discrete.items())]).encode())
+        for ruler in self.rulers or ():
+            digest.update(ruler.marks.tobytes())
+        return digest.digest()
+
+    @cached_property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where each column's bins begin and end in the rulers' common arrays."""
+        return np.concatenate(([0], np.cumsum([ruler.size for ruler in self.rulers or ()], dtype=np.int64)))
+
+
+@dataclass(frozen=True, slots=True)
+class TableSummary:
+    """Everything that is known of the rows seen so far."""
+
+    plan: Plan
+    rows: int
+    moments: Moments
+    comoments: CoMoments | None
+    bins: RulerCounts | None
+    quantiles: Quantiles | None
+    values: tuple[NDArray[np.float64], ...] | None
+    """Every finite value of each numeric column, sorted; None once there were more than `plan.exact_rows` rows."""
+    categories: tuple[CategoryCounts, ...]
+    """Of the categorical columns."""
+    discrete: tuple[CategoryCounts, ...]
+    """Of the numeric columns in `plan.discrete`, in ascending order."""
+
+    @classmethod
+    def empty(cls, plan: Plan) -> "TableSummary":
+        """Of no rows: the neutral element of `+`."""
+        n = len(plan.numeric)
+        return cls(
+            plan,
+            0,
+            Moments.empty(n),
+            CoMoments.empty(n) if plan.comoments else None,
+            None if plan.rulers is None else RulerCounts.of(plan.rulers, [np.empty(0)] * n),
+            Quantiles.empty(n) if plan.percentiles else None,
+            (np.empty(0),) * n,
+            tuple(
+                CategoryCounts({}, cap=plan.max_categories, listed=listed)
+                for listed in plan.listed or (frozenset(),) * len(plan.categorical)
+            ),
+            tuple(
+                CategoryCounts({}, cap=plan.max_categories, listed=known) for _, known in sorted(plan.discrete.items())
+            ),
+        )
+
+    def __add__(self, other: "TableSummary") -> "TableSummary":
+        """Of both.
+
+        Raises
+        ------
+        IncompatibleSummaries
+            When they were not counted on the same plan.
+        """
+        if self.plan is not other.plan and self.plan.fingerprint != other.plan.fingerprint:
+            msg = (
+                f"summaries of plans {self.plan.fingerprint.hex()} and {other.plan.fingerprint.hex()} do not add: "
+                "count both on the rulers of one baseline"
+            )
+            raise IncompatibleSummaries(msg)
+        if self.rows == 0 or other.rows == 0:
+            return self if other.rows == 0 else other
+        rows = self.rows + other.rows
+        values = None
+        if self.values is not None and other.values is not None and rows <= self.plan.exact_rows:
+            values = tuple(
+                np.sort(np.concatenate(pair)) for pair in zip(self.values, other.values, strict=True)
+            )
+        return TableSummary(
+            self.plan,
+            rows,
+            self.moments + other.moments,
+            _both(self.comoments, other.comoments),
+            _both(self.bins, other.bins),
+            _both(self.quantiles, other.quantiles),
+            values,
+            tuple(a + b for a, b in zip(self.categories, other.categories, strict=True)),
+            tuple(a + b for a, b in zip(self.discrete, other.discrete, strict=True)),
+        )
+
+    def column(self, name: str) -> ColumnSummary:
+        """One column, as a drift detector sees it.
+
+        Raises
+        ------
+        KeyError
+            When the plan has no such column.
+        """
+        plan = self.plan
+        if name in plan.categorical:
+            counts = self.categories[plan.categorical.index(name)]
+            return ColumnSummary(
+                name,
+                "categorical",
+                counts.total,
+                counts.missing,
+                distinct=len(counts.counts) if counts.exact else None,
+                counts=counts.counts,
+                unlisted=counts.unlisted,
+            )
+        if name not in plan.numeric:
+            raise KeyError(name)
+        j = plan.numeric.index(name)
+        m = self.moments
+        known: dict[str, Any] = {}
+        if self.bins is not None and plan.rulers is not None:
+            span = slice(plan.bounds[j], plan.bounds[j + 1])
+            known |= {"ruler": plan.rulers[j], "bins": self.bins.counts[span], "sums": self.bins.sums[span]}
+        if j in plan.discrete:
+            counts = self.discrete[sorted(plan.discrete).index(j)]
+            known |= {"counts": counts.counts, "unlisted": counts.unlisted}
+            known["distinct"] = len(counts.counts) if counts.exact else None
+        if self.values is not None:
+            values = self.values[j]
+            known["values"] = values
+            known.setdefault("distinct", int(np.count_nonzero(np.diff(values))) + (len(values) > 0))
+        some = m.count[j] > 0
+        return ColumnSummary(
+            name,
+            "numeric",
+            int(m.count[j]),
+            int(m.missing[j]),
+            int(m.nonfinite[j]),
+            float(m.low[j]) if some else np.nan,
+            float(m.high[j]) if some else np.nan,
+            float(m.mean[j]) if some else np.nan,
+            float(m.m2[j]),
+            float(m.m3[j]),
+            float(m.m4[j]),
+            **known,
+        )
+
+    def columns(self) -> Iterator[ColumnSummary]:
+        """All columns, the numeric ones first."""
+        for name in (*self.plan.numeric, *self.plan.categorical):
+            yield self.column(name)
+
+    def to_bytes(self) -> bytes:
+        """The binary form: magic and version, the plan's fingerprint, then MessagePack of little-endian arrays.
+
+        Ruler counts are written sparsely while few bins are filled, so a summary of a hundred rows is small.
+        """
+        body = {
+            "plan": self.plan.fingerprint,
+            "rows": self.rows,
+            "moments": [array.tobytes() for array in self.moments.arrays()],
+            "comoments": None
+            if self.comoments is None
+            else (self.comoments.n, self.comoments.mean.tobytes(), self.comoments.c.tobytes()),
+            "bins": None if self.bins is None else _pack_bins(self.bins),
+            "quantiles": None if self.quantiles is None else [s.serialize() for s in self.quantiles.sketches],
+            "values": None if self.values is None else [values.tobytes() for values in self.values],
+            "categories": [_pack_counts(counts) for counts in self.categories],
+            "discrete": [_pack_counts(counts) for counts in self.discrete],
+        }
+        return _MAGIC + msgspec.msgpack.encode(body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, plan: Plan) -> "TableSummary":
+        """Read the binary form back.
+
+        Raises
+        ------
+        SummaryFormatError
+            When these are not the bytes of a summary of this version.
+        IncompatibleSummaries
+            When it was counted on another plan.
+        """
+        if data[:4] != _MAGIC:
+            msg = f"these bytes begin with {data[:4]!r}, a summary of this version begins with {_MAGIC!r}"
+            raise SummaryFormatError(msg)
+        try:
+            body = msgspec.msgpack.decode(memoryview(data)[4:], type=_Packed)
+            if body.plan != plan.fingerprint:
+                msg = f"this summary was counted on plan {body.plan.hex()}, not on {plan.fingerprint.hex()}"
+                raise IncompatibleSummaries(msg)
+            return _unpack(cls, body, plan)
+        except (msgspec.MsgspecError, ValueError, IndexError, TypeError) as error:
+            if isinstance(error, IncompatibleSummaries):
+                raise
+            msg = f"these {len(data)} bytes are not a whole summary: {error}"
+            raise SummaryFormatError(msg) from None
+
+
+def summarise(plan: Plan, block: Block) -> TableSummary:
+    """The summary of one batch of rows.
+
+    Parameters
+    ----------
+    block
+        Its columns are those of the plan, in the plan's order. Column-major numbers (``order="F"``) are ten times as
+        fast as row-major ones.
+    """
+    if block.rows == 0:
+        return TableSummary.empty(plan)
+    x = block.numeric
+    finite: NDArray[np.bool_] | None = np.isfinite(x)
+    if finite.all():  # type: ignore[union-attr]
+        finite = None
+    complete = x if finite is None else x[finite.all(axis=1)]
+    ordered = [np.sort(x[:, j] if finite is None else x[finite[:, j], j]) for j in range(x.shape[1])]
+    listed = plan.listed or (frozenset(),) * len(plan.categorical)
+    return TableSummary(
+        plan,
+        block.rows,
+        Moments.of(block, finite),
+        CoMoments.of(complete) if plan.comoments else None,
+        None if plan.rulers is None else RulerCounts.of(plan.rulers, ordered),
+        Quantiles.of(ordered) if plan.percentiles else None,
+        tuple(ordered) if block.rows <= plan.exact_rows else None,
+        tuple(
+            CategoryCounts.of(column, plan.max_categories, known)
+            for column, known in zip(block.categorical, listed, strict=True)
+        ),
+        tuple(
+            CategoryCounts.of_numbers(ordered[j], plan.max_categories, known)
+            for j, known in sorted(plan.discrete.items())
+        ),
+    )
+
+
+def merged(plan: Plan, parts: Sequence[TableSummary]) -> TableSummary:
+    """The sum of any number of summaries."""
+    total = TableSummary.empty(plan)
+    for part in parts:
+        total += part
+    return total
+
+
+class _Packed(msgspec.Struct):
+    plan: bytes
+    rows: int
+    moments: list[bytes]
+    comoments: tuple[int, bytes, bytes] | None
+    bins: tuple[int, bytes, bytes, bytes] | None
+    quantiles: list[bytes] | None
+    values: list[bytes] | None
+    categories: list[tuple[dict[str, int], int, int, int]]
+    discrete: list[tuple[dict[float, int], int, int, int]]
+
+
+def _both(a: Any, b: Any) -> Any:
+    return None if a is None or b is None else a + b
+
+
+def _pack_counts(counts: CategoryCounts) -> tuple[Any, ...]:
+    return counts.counts, counts.missing, counts.error, counts.unlisted
+
+
+def _pack_bins(bins: RulerCounts) -> tuple[int, bytes, bytes, bytes]:
+    filled = np.flatnonzero(bins.counts)
+    if len(filled) * 2 > len(bins.counts):
+        return len(bins.counts), b"", bins.counts.tobytes(), bins.sums.tobytes()
+    return (
+        len(bins.counts),
+        filled.astype(np.uint32).tobytes(),
+        bins.counts[filled].tobytes(),
+        bins.sums[filled].tobytes(),
+    )
+
+
+def _unpack(cls: type[TableSummary], body: _Packed, plan: Plan) -> TableSummary:
+    columns = len(plan.numeric)
+    if len(body.moments) != _MOMENTS:
+        msg = f"it has {len(body.moments)} moments, not {_MOMENTS}"
+        raise ValueError(msg)
+    moments = [
+        np.frombuffer(array, np.int64 if k < 3 else np.float64)  # noqa: PLR2004 - the three counts come first
+        for k, array in enumerate(body.moments)
+    ]
+    if any(len(array) != columns for array in moments):
+        msg = f"its moments are not of {columns} columns"
+        raise ValueError(msg)
+    comoments = None
+    if body.comoments is not None:
+        n, mean, c = body.comoments
+        comoments = CoMoments(n, np.frombuffer(mean), np.frombuffer(c).reshape(columns, columns))
+    bins = None
+    if body.bins is not None:
+        size, at, counts, sums = body.bins
+        if size != plan.bounds[-1]:
+            msg = f"it has {size} bins, its plan {plan.bounds[-1]}"
+            raise ValueError(msg)
+        if at:
+            where = np.frombuffer(at, np.uint32)
+            all_counts, all_sums = np.zeros(size, np.int64), np.zeros(size)
+            all_counts[where], all_sums[where] = np.frombuffer(counts, np.int64), np.frombuffer(sums)
+            bins = RulerCounts(all_counts, all_sums)
+        elif counts:
+            bins = RulerCounts(np.frombuffer(counts, np.int64), np.frombuffer(sums))
+        else:
+            bins = RulerCounts(np.zeros(size, np.int64), np.zeros(size))
+    return cls(
+        plan,
+        body.rows,
+        Moments(*moments),
+        comoments,
+        bins,
+        None
+        if body.quantiles is None
+        else Quantiles(tuple(kll_doubles_sketch.deserialize(sketch) for sketch in body.quantiles)),
+        None if body.values is None else tuple(np.frombuffer(values) for values in body.values),
+        tuple(
+            CategoryCounts(*packed, cap=plan.max_categories, listed=listed)
+            for packed, listed in zip(body.categories, plan.listed or (frozenset(),) * len(plan.categorical), strict=True)
+        ),
+        tuple(
+            CategoryCounts(*packed, cap=plan.max_categories, listed=known)
+            for packed, (_, known) in zip(body.discrete, sorted(plan.discrete.items()), strict=True)
+        ),
+    )
