@@ -1,16 +1,52 @@
-"""What can go wrong in the room of streams.
+"""What can go wrong in the streaming room.
 
-    StreamingError
-    ├── JavaError           no Java, or one that Spark or Kafka cannot run on
-    ├── JarError            a jar that is missing, or is not the one that was locked
-    ├── BrokerError         the embedded Kafka does not come up, or does not stop
-    └── KafkaError          a broker that cannot be reached, or refuses what was asked
-        └── SecretError     a user name, password or key that is not where the settings say
+    DriftlineError (reference.errors)
+    └── StreamingError
+        ├── InvalidMonitor      a ModelMonitor that cannot be used; exit code 2
+        ├── BaselineMismatch    a baseline that does not fit the ModelMonitor; exit code 2
+        ├── ServiceUnavailable  Kafka or a topic that is not there in time; exit code 1
+        │   ├── KafkaError      a cluster that cannot be reached, or refuses what it was asked
+        │   └── BrokerError     the embedded Kafka does not come up
+        ├── SecretError         a user name, password or key that is not where the settings say; exit code 2
+        ├── JavaError           no Java, or one that Spark or Kafka cannot run on; exit code 1
+        └── JarError            a jar that is missing, or is not the one that was locked; exit code 1
 """
 
+from reference.errors import DriftlineError
 
-class StreamingError(Exception):
-    """Base of every error of this room; its text names the thing, the value and what would do."""
+
+class StreamingError(DriftlineError):
+    """Base of this room's errors."""
+
+
+class InvalidMonitor(StreamingError):
+    """A ModelMonitor that cannot be used; the text names the path, the value and what would do."""
+
+    exit_code = 2
+
+
+class BaselineMismatch(StreamingError):
+    """A baseline that does not fit the ModelMonitor."""
+
+    exit_code = 2
+
+
+class ServiceUnavailable(StreamingError):
+    """Something outside that is not there in time: a broker, a topic."""
+
+
+class KafkaError(ServiceUnavailable):
+    """A Kafka cluster cannot be reached, or refuses what it was asked."""
+
+
+class BrokerError(ServiceUnavailable):
+    """The embedded Kafka broker does not come up."""
+
+
+class SecretError(StreamingError):
+    """A user name, password or key is not where the settings say."""
+
+    exit_code = 2
 
 
 class JavaError(StreamingError):
@@ -19,15 +55,3 @@ class JavaError(StreamingError):
 
 class JarError(StreamingError):
     """A jar is missing, or is not the one that was locked."""
-
-
-class BrokerError(StreamingError):
-    """The embedded Kafka broker did not come up."""
-
-
-class KafkaError(StreamingError):
-    """A Kafka cluster cannot be reached, or refuses what it was asked."""
-
-
-class SecretError(KafkaError):
-    """A user name, password or key is not where the settings say."""
