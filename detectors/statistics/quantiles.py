@@ -42,7 +42,8 @@ class Quantiles:
     def __add__(self, other: "Quantiles") -> "Quantiles":
         merged = []
         for mine, theirs in zip(self.sketches, other.sketches, strict=True):
-            sketch = kll_doubles_sketch(mine)
+            sketch = kll_doubles_sketch(RESOLUTION)
+            sketch.merge(mine)
             sketch.merge(theirs)
             merged.append(sketch)
         return Quantiles(tuple(merged))
