@@ -1,0 +1,164 @@
+"""A baseline: what the training data looked like, on the rulers that every window is counted on."""
+
+import hashlib
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from detectors.errors import SummaryFormatError
+from detectors.statistics.column import ColumnSummary
+from detectors.statistics.comoments import CoMoments
+from detectors.statistics.ruler import Ruler
+from detectors.statistics.table import Plan
+from reference.schema import Column, Schema
+
+Source = Literal["request", "response"]
+_MAGIC = b"DLB1"
+FEW_VALUES = 20
+"""A numeric column with at most so many distinct values is counted value by value, as Evidently treats it."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The reference of one model: a summary of each column, on rulers of its own.
+
+    It is immutable and named by its content: `version` is the hash of everything but the time it was made.
+    """
+
+    model: str
+    model_version: str
+    rows: int
+    request: dict[str, ColumnSummary]
+    """Feature -> its summary."""
+    response: dict[str, ColumnSummary]
+    """Prediction -> its summary; only those that the training table had."""
+    comoments: CoMoments | None = None
+    """Of the numeric features, in the order of `request`."""
+    created: str = field(default="", compare=False)
+    """RFC 3339; not part of the version."""
+
+    @property
+    def version(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the content."""
+        return hashlib.sha256(self._content()).hexdigest()[:12]
+
+    def columns(self, source: Source) -> dict[str, ColumnSummary]:
+        return self.request if source == "request" else self.response
+
+    def lacking(self, schema: Schema, source: Source) -> list[str]:
+        """What this baseline does not know of a schema, in words; empty when it fits."""
+        known = self.columns(source)
+        return [
+            f"{column.name!r} is missing from it"
+            if column.name not in known
+            else f"{column.name!r} is {known[column.name].type} there and {column.type} in the model"
+            for column in schema.columns
+            if column.name not in known or known[column.name].type != column.type
+        ]
+
+    def plan(self, schema: Schema, source: Source, *, percentiles: bool = True, comoments: bool = True) -> Plan:
+        """What is counted of the columns of a schema, on this baseline's rulers.
+
+        A column that the baseline does not know (a prediction that the training table had not) is counted on a ruler
+        of a single mark: its moments and percentiles are reported, its drift is not.
+        """
+        known = self.columns(source)
+        return plan_of(known, schema, percentiles=percentiles, comoments=comoments)
+
+    def _content(self) -> bytes:
+        body = {
+            "model": self.model,
+            "modelVersion": self.model_version,
+            "rows": self.rows,
+            "request": [_pack(column) for column in self.request.values()],
+            "response": [_pack(column) for column in self.response.values()],
+            "comoments": None
+            if self.comoments is None
+            else (self.comoments.n, self.comoments.mean.tobytes(), self.comoments.c.tobytes()),
+        }
+        return msgspec.msgpack.encode(body)
+
+    def to_bytes(self) -> bytes:
+        """The binary form: magic and version, then MessagePack of little-endian arrays. Never pickle."""
+        return _MAGIC + msgspec.msgpack.encode((self.created, self._content()))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Baseline":
+        """Read the binary form back; raises SummaryFormatError when it is none."""
+        if data[:4] != _MAGIC:
+            msg = f"these bytes begin with {data[:4]!r}, a baseline of this version begins with {_MAGIC!r}"
+            raise SummaryFormatError(msg)
+        try:
+            created, content = msgspec.msgpack.decode(data[4:], type=tuple[str, bytes])
+            body = msgspec.msgpack.decode(content)
+            request = {column.name: column for column in map(_unpack, body["request"])}
+            comoments = None
+            if body["comoments"] is not None:
+                n, mean, c = body["comoments"]
+                means = np.frombuffer(mean)
+                comoments = CoMoments(n, means, np.frombuffer(c).reshape(len(means), len(means)))
+            return cls(
+                body["model"],
+                body["modelVersion"],
+                body["rows"],
+                request,
+                {column.name: column for column in map(_unpack, body["response"])},
+                comoments,
+                created,
+            )
+        except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
+            msg = f"these {len(data)} bytes are not a whole baseline: {error}"
+            raise SummaryFormatError(msg) from None
+
+
+def plan_of(known: dict[str, ColumnSummary], schema: Schema, *, percentiles: bool, comoments: bool) -> Plan:
+    """The plan that counts a schema's columns on the rulers of these summaries."""
+    numeric = [known.get(column.name) for column in schema.numeric]
+    return Plan(
+        numeric=tuple(column.name for column in schema.numeric),
+        categorical=tuple(column.name for column in schema.categorical),
+        rulers=tuple(
+            Ruler(np.zeros(1)) if column is None or column.ruler is None else column.ruler for column in numeric
+        ),
+        discrete={
+            j: frozenset(column.counts)  # type: ignore[arg-type] # floats, because the column is numeric
+            for j, column in enumerate(numeric)
+            if column is not None and column.counts is not None
+        },
+        listed=tuple(_listed(column, known.get(column.name)) for column in schema.categorical),
+        percentiles=percentiles,
+        comoments=comoments and len(numeric) > 1,
+    )
+
+
+def _listed(column: Column, known: ColumnSummary | None) -> frozenset[str]:
+    declared = frozenset(column.categories or ())
+    seen = frozenset(known.counts) if known is not None and known.counts is not None else frozenset()
+    return declared | seen  # type: ignore[operator] # strings, because the column is categorical
+
+
+_ARRAYS = {"values": np.float64, "bins": np.int64, "sums": np.float64}
+
+
+def _pack(column: ColumnSummary) -> dict[str, Any]:
+    packed = {f.name: getattr(column, f.name) for f in fields(column)}
+    packed["ruler"] = None if column.ruler is None else column.ruler.marks.tobytes()
+    for name in _ARRAYS:
+        if packed[name] is not None:
+            packed[name] = packed[name].tobytes()
+    if packed["counts"] is not None:
+        packed["counts"] = sorted(packed["counts"].items())
+    return packed
+
+
+def _unpack(packed: dict[str, Any]) -> ColumnSummary:
+    if packed["ruler"] is not None:
+        packed["ruler"] = Ruler(np.frombuffer(packed["ruler"]))
+    for name, kind in _ARRAYS.items():
+        if packed[name] is not None:
+            packed[name] = np.frombuffer(packed[name], kind)
+    if packed["counts"] is not None:
+        packed["counts"] = {value: count for value, count in packed["counts"]}
+    return ColumnSummary(**packed)

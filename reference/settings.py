@@ -1,0 +1,21 @@
+"""The ``reference`` section of a ModelMonitor: where baselines are and how they are built."""
+
+from pydantic import Field
+
+from detectors.settings import Settings
+from detectors.statistics.ruler import DEFAULT_RESOLUTION
+
+
+class Reference(Settings):
+    """Where baselines are kept and how one is built."""
+
+    store: str = "driftline-baselines"
+    """Directory, or any URL that fsspec knows (`s3://bucket/prefix`)."""
+    version: str = "current"
+    """The baseline to compare with: a version, or `current` for the newest published one."""
+    resolution: int = Field(default=DEFAULT_RESOLUTION, ge=16, le=65_536)
+    """Marks of a numeric column's ruler: a bin holds about 1/resolution of the reference."""
+    raw_rows: int = Field(default=100_000, ge=0)
+    """Up to so many rows the baseline keeps every value, so that exact tests stay exact."""
+    max_categories: int = Field(default=1000, ge=2)
+    """Distinct categories counted exactly; beyond, only the most frequent ones are."""
