@@ -1,15 +1,15 @@
 """What can go wrong in the streaming room.
 
-    DriftlineError (reference.errors)
-    └── StreamingError
-        ├── InvalidMonitor      a ModelMonitor that cannot be used; exit code 2
-        ├── BaselineMismatch    a baseline that does not fit the ModelMonitor; exit code 2
-        ├── ServiceUnavailable  Kafka or a topic that is not there in time; exit code 1
-        │   ├── KafkaError      a cluster that cannot be reached, or refuses what it was asked
-        │   └── BrokerError     the embedded Kafka does not come up
-        ├── SecretError         a user name, password or key that is not where the settings say; exit code 2
-        ├── JavaError           no Java, or one that Spark or Kafka cannot run on; exit code 1
-        └── JarError            a jar that is missing, or is not the one that was locked; exit code 1
+DriftlineError (reference.errors)
+└── StreamingError
+    ├── InvalidMonitor      a ModelMonitor that cannot be used; exit code 2
+    ├── BaselineMismatch    a baseline that does not fit the ModelMonitor; exit code 2
+    ├── ServiceUnavailable  Kafka or a topic that is not there in time; exit code 1
+    │   ├── KafkaError      a cluster that cannot be reached, or refuses what it was asked
+    │   └── BrokerError     the embedded Kafka does not come up
+    ├── SecretError         a user name, password or key that is not where the settings say; exit code 2
+    ├── JavaError           no Java, or one that Spark or Kafka cannot run on; exit code 1
+    └── JarError            a jar that is missing, or is not the one that was locked; exit code 1
 """
 
 from reference.errors import DriftlineError

@@ -93,7 +93,11 @@ def cache_directory() -> Path:
     """Where Driftline keeps what it has fetched; it may be deleted at any time."""
     own = os.environ.get("DRIFTLINE_CACHE")
     # The specification of XDG_CACHE_HOME: unset and empty are the same.
-    return Path(own).expanduser() if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "driftline"
+    return (
+        Path(own).expanduser()
+        if own
+        else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "driftline"
+    )
 
 
 def lock(path: Path = LOCK) -> None:
@@ -195,7 +199,9 @@ class _Workshop(tempfile.TemporaryDirectory[str]):
         return Path(super().__enter__())
 
 
-def _ivy(workshop: Path, wanted: list[Jar], *, transitive: bool, on_jar: Callable[[str], None] = lambda _: None) -> None:
+def _ivy(
+    workshop: Path, wanted: list[Jar], *, transitive: bool, on_jar: Callable[[str], None] = lambda _: None
+) -> None:
     """Have Ivy put `wanted` into ``workshop/out``, calling `on_jar` with the name of each one it has."""
     own = os.environ.get("DRIFTLINE_IVY_SETTINGS")
     settings = Path(own) if own else workshop / "settings.xml"
@@ -218,7 +224,13 @@ def _ivy(workshop: Path, wanted: list[Jar], *, transitive: bool, on_jar: Callabl
         '<ivy-module version="2.0"><info organisation="driftline" module="jars"/>'
         f'<configurations><conf name="default"/></configurations><dependencies>{dependencies}</dependencies></ivy-module>',
     )
-    command = [str(java()), f"-Divy.default.ivy.user.dir={workshop / 'home'}", "-cp", str(_ivy_jar()), "org.apache.ivy.Main"]
+    command = [
+        str(java()),
+        f"-Divy.default.ivy.user.dir={workshop / 'home'}",
+        "-cp",
+        str(_ivy_jar()),
+        "org.apache.ivy.Main",
+    ]
     command += ["-settings", str(settings), "-cache", str(workshop / "cache"), "-ivy", str(module)]
     command += ["-types", "jar", "bundle", "-retrieve", str(workshop / "out" / _PATTERN)]
     # Twice, because a line that drops once is common; what the first run has is in the workshop's cache.
