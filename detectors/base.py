@@ -1,5 +1,6 @@
 """The vocabulary of detectors: what they are given and what they answer."""
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -32,27 +33,74 @@ class Verdict:
     """What drove the score, largest first: bin or category -> its share of the difference."""
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a method makes of two columns, before anyone decides whether it is drift."""
+
+    value: float
+    """The p-value or the distance."""
+    exact: bool = True
+    """Whether every single value went into it (else it is within the bound that the detector states)."""
+    explanation: dict[str, float] = field(default_factory=dict)
+    """What drove it, largest first: bin or category -> its share."""
+
+
 class DriftDetector(Settings):
     """Compares one column of a window with the reference; pure, so that any worker may call it.
 
     A detector is a frozen document of its settings (so it *is* its own section of a ModelMonitor). A subclass has
-    ``name: Literal["its_name"] = "its_name"`` and ``threshold: float = …`` as fields, and the class variables here.
+    ``name: Literal["its_name"] = "its_name"`` and ``threshold: float = …`` as fields, the class variables here, and
+    `score`; everything that all methods share is here.
     """
 
     direction: ClassVar[Direction]
     """``p-value``: small means drift. ``distance``: large means drift."""
+    strict: ClassVar[bool] = False
+    """Whether a score that equals the threshold is not yet drift."""
     applies_to: ClassVar[frozenset[ColumnType]]
 
     name: str
     threshold: float
 
     def compare(self, reference: "ColumnSummary", window: "ColumnSummary") -> Verdict:
-        """Score one column of a window against the same column of the reference.
+        """Score one column of a window against the same column of the reference, and decide.
 
-        Never raises on data: where the method is not defined (an empty window, a constant column) the docstring of
-        the detector says what comes out.
+        Never raises on data. With an empty window or an empty reference there is nothing to compare: the score is NaN,
+        and that is no drift. A window whose values all lie outside the range of the reference (or in none of its
+        categories) is drift whatever the score: a distance over coarse bins, or a one-sided test, can be blind to it. For
+        a p-value this needs samples so large that chance does it with a probability below the threshold.
+
+        Raises
+        ------
+        NotApplicable
+            When the method is not made for this type of column, which a ModelMonitor is checked for beforehand.
         """
+        if reference.count == 0 or window.count == 0:
+            return Verdict(math.nan, self.threshold, drifted=False)
+        score = self.score(reference, window)
+        beyond = score.value - self.threshold
+        if self.direction == "p-value":
+            beyond = -beyond
+        drifted = beyond > 0 or (beyond == 0 and not self.strict) or self._shifted_out(reference, window)
+        return Verdict(score.value, self.threshold, drifted, score.exact, score.explanation)
+
+    def score(self, reference: "ColumnSummary", window: "ColumnSummary") -> Score:
+        """The p-value or distance of two columns that both hold at least one value."""
         raise NotImplementedError
+
+    def _shifted_out(self, reference: "ColumnSummary", window: "ColumnSummary") -> bool:
+        if window.type == "categorical":
+            if reference.counts is None or window.counts is None or reference.unlisted:
+                return False
+            return reference.counts.keys().isdisjoint(window.counts)
+        if reference.low <= window.high and window.low <= reference.high:
+            return False
+        if self.direction == "distance":
+            return True
+        # Of all ways to deal the values out to the two samples, only two put them apart.
+        n, m = reference.count, window.count
+        ways = math.lgamma(n + m + 1) - math.lgamma(n + 1) - math.lgamma(m + 1)
+        return math.log(2) - ways < math.log(self.threshold)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,185 @@
+"""Where the values of one column lie, from every single value or from what a ruler counted."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from detectors.errors import NotApplicable
+from detectors.statistics.column import ColumnSummary
+
+
+class Distribution(ABC):
+    """The empirical distribution of a column's values."""
+
+    exact: ClassVar[bool]
+    """Whether every single value is at hand."""
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """How many values there are."""
+
+    @abstractmethod
+    def below(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many values are smaller than each x."""
+
+    @abstractmethod
+    def upto(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many values are at most each x."""
+
+    @property
+    @abstractmethod
+    def corners(self) -> NDArray[np.float64]:
+        """Ascending; `below` and `upto` are straight lines between two corners."""
+
+
+@dataclass(frozen=True)
+class Steps(Distribution):
+    """Every single value."""
+
+    values: NDArray[np.float64]
+    """(n,) sorted ascending."""
+    exact: ClassVar[bool] = True
+
+    @property
+    @override
+    def total(self) -> int:
+        return len(self.values)
+
+    @override
+    def below(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.searchsorted(self.values, x, side="left").astype(np.float64)
+
+    @override
+    def upto(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.searchsorted(self.values, x, side="right").astype(np.float64)
+
+    @property
+    @override
+    def corners(self) -> NDArray[np.float64]:
+        return self.values
+
+
+@dataclass(frozen=True)
+class Ramps(Distribution):
+    """Values known by the count and the sum of each bin of a ruler.
+
+    In each bin they are taken as evenly spread over the widest interval around their mean that the bin can hold: the
+    whole bin when the mean is in its middle, a single point when it is at the end, which is where the marks of a
+    discrete feature are. Counts and means of all bins are kept, so integrals over a bin stay exact.
+    """
+
+    starts: NDArray[np.float64]
+    """(k,) ascending."""
+    ends: NDArray[np.float64]
+    """(k,) ascending; each at least its start and at most the next start."""
+    counts: NDArray[np.float64]
+    """(k,) values spread evenly from start to end."""
+    exact: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, column: ColumnSummary) -> "Ramps":
+        """From the ruler counts of a column that has at least one value.
+
+        Raises
+        ------
+        NotApplicable
+            When the column was counted on no ruler.
+        """
+        if column.bins is None or column.sums is None or column.ruler is None:
+            msg = f"column {column.name!r} has neither its values nor ruler counts: build a baseline first"
+            raise NotApplicable(msg)
+        filled = np.flatnonzero(column.bins)
+        counts = column.bins[filled].astype(np.float64)
+        marks = np.concatenate(([-np.inf], column.ruler.marks, [np.inf]))
+        low = np.maximum(marks[filled], column.low)
+        high = np.minimum(marks[filled + 1], column.high)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.clip(column.sums[filled] / counts, low, high)
+            mean = np.where(np.isfinite(mean), mean, low / 2 + high / 2)
+            # A mean that is off its bin's end only by the rounding of the sum is at the end.
+            slack = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high)) * np.sqrt(counts)
+            mean = np.where(high - mean <= slack, high, mean)
+            mean = np.where(mean - low <= slack, low, mean)
+            half = np.minimum(mean - low, high - mean)
+            return cls(mean - half, mean + half, counts)
+
+    @cached_property
+    def _before(self) -> NDArray[np.float64]:
+        return np.concatenate(([0.0], np.cumsum(self.counts)))
+
+    @property
+    @override
+    def total(self) -> int:
+        return int(self._before[-1])
+
+    @override
+    def below(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._count(x, "left")
+
+    @override
+    def upto(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._count(x, "right")
+
+    def _count(self, x: NDArray[np.float64], side: Literal["left", "right"]) -> NDArray[np.float64]:
+        i = np.searchsorted(self.ends, x, side=side)
+        at = np.minimum(i, len(self.ends) - 1)
+        start, end = self.starts[at], self.ends[at]
+        inside = (i < len(self.ends)) & (x > start)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            part = np.where(inside, np.clip((x - start) / (end - start), 0.0, 1.0), 0.0)
+        counted: NDArray[np.float64] = self._before[i] + part * self.counts[at]
+        return counted
+
+    @property
+    @override
+    def corners(self) -> NDArray[np.float64]:
+        return np.unique(np.concatenate((self.starts, self.ends)))
+
+
+def distribution(column: ColumnSummary) -> Distribution:
+    """Where the values lie: every single one when they are at hand, else from the ruler."""
+    return Ramps.of(column) if column.values is None else Steps(column.values)
+
+
+def pair(reference: ColumnSummary, window: ColumnSummary) -> tuple[Distribution, Distribution]:
+    """Both columns alike: all values of both, else what the ruler counted of the one that is not whole.
+
+    Once the window is not whole, what the same ruler counted of the reference is the better companion, since its errors are alike.
+    """
+    if window.values is None and reference.bins is not None:
+        return Ramps.of(reference), Ramps.of(window)
+    return distribution(reference), distribution(window)
+
+
+def power_integral(a: Distribution, b: Distribution, power: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Integral of abs(A - B)**power over x between neighbouring corners, A and B the cumulative shares.
+
+    Parameters
+    ----------
+    power
+        1 or 2.
+
+    Returns
+    -------
+    corners
+        (k,) ascending.
+    parts
+        (k - 1,) the integral from one corner to the next, in the feature's unit.
+    """
+    x = np.unique(np.concatenate((a.corners, b.corners)))
+    left = a.upto(x[:-1]) / a.total - b.upto(x[:-1]) / b.total
+    right = a.below(x[1:]) / a.total - b.below(x[1:]) / b.total
+    width = np.diff(x)
+    if power == 1:
+        # A straight line from left to right; where it crosses zero, two triangles.
+        size = np.abs(left) + np.abs(right)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crossing = (left**2 + right**2) / (2 * size)
+        return x, width * np.where(left * right < 0, crossing, size / 2)
+    return x, width * (left**2 + left * right + right**2) / 3

@@ -1,0 +1,215 @@
+"""Shares of reference and window in the same bins or categories, the way Evidently bins."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.distribution import Steps, distribution
+from detectors.errors import NotApplicable
+from detectors.statistics.column import ColumnSummary
+
+MAX_DISTINCT = 20
+"""A numeric reference with at most so many distinct values is compared value by value, as Evidently does."""
+EXPLAINED = 5
+"""How many bins or categories an explanation names at most."""
+UNLISTED = "(other)"
+"""Name of all categories together that were too many to be counted one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frequencies:
+    """How often reference and window fall into each of k bins or categories."""
+
+    reference: NDArray[np.float64]
+    """(k,) counts."""
+    window: NDArray[np.float64]
+    """(k,) counts."""
+    exact: bool
+    edges: NDArray[np.float64] | None = None
+    """(k + 1,) of numeric bins, each closed on the left, the last one on both sides."""
+    keys: tuple[str | float, ...] = ()
+    """(k,) categories or values, ascending."""
+
+    @property
+    def shares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Both as shares that add up to 1."""
+        return self.reference / self.reference.sum(), self.window / self.window.sum()
+
+    def label(self, i: int) -> str:
+        """Bin or category i for people."""
+        if self.edges is not None:
+            return bin_label(self.edges, i)
+        key = self.keys[i]
+        return key if isinstance(key, str) else f"{key:.6g}"
+
+    def explain(self, parts: NDArray[np.float64]) -> dict[str, float]:
+        """The largest of k non-negative parts as shares of their sum, largest first."""
+        return largest(parts, self.label)
+
+
+def bin_label(edges: NDArray[np.float64], i: int) -> str:
+    """Bin i for people, for example ``[12.5, 17)``."""
+    last = "]" if i == len(edges) - 2 else ")"
+    return f"[{edges[i]:.6g}, {edges[i + 1]:.6g}{last}"
+
+
+def largest(parts: NDArray[np.float64], label: Callable[[int], str]) -> dict[str, float]:
+    """The largest of some non-negative parts as shares of their sum, largest first; at most five."""
+    total = float(parts.sum())
+    if not 0 < total < math.inf:
+        return {}
+    order = np.argsort(-parts, kind="stable")[:EXPLAINED]
+    return {label(int(i)): float(parts[i]) / total for i in order if parts[i] > 0}
+
+
+def sturges_edges(n: float, low: float, high: float) -> NDArray[np.float64]:
+    """Edges of numpy's Sturges bins for n finite values from low to high.
+
+    Equal to ``np.histogram_bin_edges(values, bins="sturges")`` for float values, which depends on nothing else; where that
+    raises (a range too narrow or too wide for floats), the nearest edges that exist.
+    """
+    if low == high:
+        edges = np.array([low - 0.5, high + 0.5])
+    elif math.isfinite(high - low):
+        width = (high - low) / (math.log2(n) + 1.0)
+        edges = np.linspace(low, high, math.ceil((high - low) / width) + 1 if width > 0 else 2)
+    else:
+        edges = 2 * np.linspace(low / 2, high / 2, math.ceil(math.log2(n) + 1.0) + 1)
+    edges = np.unique(edges)
+    return edges if len(edges) > 1 else np.array([low, np.nextafter(low, np.inf)])
+
+
+def frequencies(reference: ColumnSummary, window: ColumnSummary) -> Frequencies:
+    """Shares by category, by value (a numeric reference of at most 20 distinct values), or else in Sturges bins."""
+    if reference.type == "categorical" or is_discrete(reference):
+        return by_category(reference, window)
+    return by_bin(reference, window)
+
+
+def is_discrete(reference: ColumnSummary) -> bool:
+    """Whether a numeric reference has at most 20 distinct values."""
+    if reference.counts is not None:
+        return reference.unlisted == 0 and len(reference.counts) <= MAX_DISTINCT
+    if reference.values is None:
+        return False
+    return len(_distinct(reference.values)) <= MAX_DISTINCT
+
+
+def by_category(reference: ColumnSummary, window: ColumnSummary) -> Frequencies:
+    """Counts of each category or value that occurs in either.
+
+    Raises
+    ------
+    NotApplicable
+        When a numeric column has too many distinct values to count each.
+    """
+    p, q = counts_of(reference), counts_of(window)
+    keys: Sequence[str | float] = sorted({*p, *q})
+    ours, theirs = [p.get(key, 0) for key in keys], [q.get(key, 0) for key in keys]
+    if reference.unlisted or window.unlisted:
+        # All values that were too many to list are one category more.
+        keys = [*keys, UNLISTED]
+        ours, theirs = [*ours, reference.unlisted], [*theirs, window.unlisted]
+    exact = not (reference.unlisted or window.unlisted)
+    return Frequencies(np.array(ours, np.float64), np.array(theirs, np.float64), exact, keys=tuple(keys))
+
+
+def counts_of(column: ColumnSummary) -> dict[str | float, int]:
+    """How often each category or value occurs.
+
+    Raises
+    ------
+    NotApplicable
+        When a numeric column has too many distinct values to count each.
+    """
+    if column.counts is not None:
+        return {**column.counts}
+    if column.values is None:
+        msg = f"column {column.name!r} has no counts by value: use a numeric method, or declare it categorical"
+        raise NotApplicable(msg)
+    values, counts = np.unique(column.values, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def by_bin(reference: ColumnSummary, window: ColumnSummary, distinct: float | None = None) -> Frequencies:
+    """Counts in the Sturges bins of both samples together.
+
+    Parameters
+    ----------
+    distinct
+        The sample size that the number of bins follows from; by default how many values there are.
+    """
+    low, high = min(reference.low, window.low), max(reference.high, window.high)
+    edges = sturges_edges(distinct or reference.count + window.count, low, high)
+    inner = edges[1:-1]
+    p, q = distribution(reference), distribution(window)
+    below_p, below_q = p.below(inner), q.below(inner)
+    if isinstance(p, Steps) and not q.exact and window.ruler is not None and window.bins is not None:
+        below_q = _like_reference(p, window, inner)
+    return Frequencies(
+        np.diff(below_p, prepend=0.0, append=reference.count),
+        np.maximum(np.diff(below_q, prepend=0.0, append=window.count), 0.0),
+        exact=p.exact and q.exact,
+        edges=edges,
+    )
+
+
+def union_distinct(reference: ColumnSummary, window: ColumnSummary) -> float:
+    """How many distinct values there are in both samples together; an estimate once the window is not whole.
+
+    Then those of the reference and, by Good and Turing, as many new ones as its share of values that occur once lets expect.
+    """
+    if reference.values is not None and window.values is not None:
+        return len(_distinct(np.sort(np.concatenate((reference.values, window.values)))))
+    if reference.counts is not None and window.counts is not None:
+        return len({*reference.counts, *window.counts}) + (window.unlisted > 0) + (reference.unlisted > 0)
+    if reference.values is not None:
+        new = np.concatenate(([True], np.diff(reference.values) != 0, [True]))
+        single = np.count_nonzero(new[1:] & new[:-1])
+        return float(np.count_nonzero(new[:-1]) + single / reference.count * window.count)
+    known = reference.distinct
+    return reference.count + window.count if known is None else known
+
+
+def differences(reference: ColumnSummary, window: ColumnSummary) -> dict[str, float]:
+    """The explanation of a method that has no bins of its own: where the shares differ most, in Sturges bins or by value."""
+    both = frequencies(reference, window)
+    p, q = both.shares
+    return both.explain(np.abs(p - q))
+
+
+def without_zeros(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The shares with a little in place of nothing, so that logarithms of ratios are finite.
+
+    1/10,000, or a millionth of the smallest share when that one is at most 1/10,000: Evidently's rule.
+    """
+    smallest = float(shares[shares > 0].min())
+    return np.where(shares == 0, smallest / 1e6 if smallest <= 1e-4 else 1e-4, shares)
+
+
+def _like_reference(reference: Steps, window: ColumnSummary, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many values of the window are below each x, spread within a bin of the ruler as those of the reference are.
+
+    The counts at the marks are the window's own. In bins without reference values, as `Ramps` spreads them.
+    """
+    assert window.ruler is not None
+    assert window.bins is not None
+    marks = window.ruler.marks
+    upto = np.cumsum(window.bins)
+    j = np.searchsorted(marks, x, side="left")
+    at_high = upto[j].astype(np.float64)
+    at_low = at_high - window.bins[j]
+    start = np.concatenate(([-np.inf], marks))[j]
+    end = np.concatenate((marks, [np.inf]))[j]
+    first, here, last = reference.upto(start), reference.below(x), reference.upto(end)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (here - first) / (last - first)
+    own = distribution(window).below(x)
+    return np.where(last > first, at_low + share * (at_high - at_low), own)
+
+
+def _distinct(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))] if len(ordered) else ordered
