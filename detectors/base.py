@@ -133,11 +133,48 @@ class Flagged:
         whole, real = np.empty(0, np.int64), np.empty(0)
         return cls(whole, real, threshold, whole, whole, real, real, real)
 
+    @classmethod
+    def cells(
+        cls,
+        threshold: float,
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        contributions: NDArray[np.float64],
+        low: NDArray[np.float64] | None = None,
+        high: NDArray[np.float64] | None = None,
+    ) -> "Flagged":
+        """Every instance that has one of these cells; its score is the sum of their contributions.
+
+        Parameters
+        ----------
+        rows
+            (m,) index of each cell's instance in the block, in any order.
+        """
+        if len(rows) == 0:
+            return cls.nothing(threshold)
+        order = np.lexsort((columns, rows))
+        flagged, cell_rows = np.unique(rows[order], return_inverse=True)
+        contributions = contributions[order]
+        nowhere = np.full(len(rows), np.nan)
+        return cls(
+            flagged.astype(np.int64),
+            np.bincount(cell_rows, weights=contributions).astype(np.float64),
+            threshold,
+            cell_rows.astype(np.int64),
+            columns[order].astype(np.int64),
+            nowhere if low is None else low[order],
+            nowhere if high is None else high[order],
+            contributions,
+        )
+
 
 class FittedOutlierDetector(Protocol):
     """An outlier detector with its limits in arrays, ready to score whole batches; pure and picklable."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The detector's name in the catalogue."""
+        ...
 
     def flag(self, block: "Block") -> Flagged:
         """Flag the offending instances of a batch. Never raises on data."""

@@ -38,6 +38,9 @@ def one_of(kind: str, catalogue: Mapping[str, type[Settings]]) -> Any:
             value = {"name": value}
         if isinstance(value, Mapping):
             name = value.get("name")
+            if name is None:
+                msg = f"give the {kind} a name; known are: {', '.join(catalogue)}"
+                raise ValueError(msg)
             if name not in catalogue:
                 near = difflib.get_close_matches(str(name), catalogue, n=len(catalogue), cutoff=0.6)
                 known = ", ".join([*near, *(other for other in catalogue if other not in near)])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +127,7 @@ def counts_of(column: ColumnSummary) -> dict[str | float, int]:
         When a numeric column has too many distinct values to count each.
     """
     if column.counts is not None:
-        return {**column.counts}
+        return cast("dict[str | float, int]", column.counts)
     if column.values is None:
         msg = f"column {column.name!r} has no counts by value: use a numeric method, or declare it categorical"
         raise NotApplicable(msg)

@@ -1,1 +1,26 @@
-"""The catalogue of outlier detectors: one line each. Nothing registers itself on import."""
+"""Outlier detectors, one file each, and the catalogue that names them."""
+
+from typing import TYPE_CHECKING
+
+from detectors.base import OutlierDetector
+from detectors.catalogue import one_of
+from detectors.outliers.bounds import Bounds
+from detectors.outliers.k_sigma import KSigma
+from detectors.outliers.missing import Missing
+from detectors.outliers.nonfinite import NonFinite
+from detectors.outliers.unseen_category import UnseenCategory
+
+OUTLIERS: dict[str, type[OutlierDetector]] = {
+    "bounds": Bounds,
+    "k_sigma": KSigma,
+    "unseen_category": UnseenCategory,
+    "missing": Missing,
+    "nonfinite": NonFinite,
+}
+"""Every outlier detector by its name."""
+
+if TYPE_CHECKING:
+    OutlierMethod = OutlierDetector
+else:
+    OutlierMethod = one_of("outlier detector", OUTLIERS)
+"""Field type of a ModelMonitor: ``k_sigma``, or ``{name: k_sigma, k: 4}``."""
