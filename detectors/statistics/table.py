@@ -164,7 +164,8 @@ class TableSummary:
         known: dict[str, Any] = {}
         if self.bins is not None and plan.rulers is not None:
             span = slice(plan.bounds[j], plan.bounds[j + 1])
-            known |= {"ruler": plan.rulers[j], "bins": self.bins.counts[span], "sums": self.bins.sums[span]}
+            ruler, counts_in = plan.rulers[j], self.bins.counts[span]
+            known |= {"ruler": ruler, "bins": counts_in, "sums": ruler.sums(counts_in, self.bins.places[span])}
         if j in plan.discrete:
             counts = self.discrete[sorted(plan.discrete).index(j)]
             known |= {"counts": counts.counts, "unlisted": counts.unlisted}
@@ -309,12 +310,12 @@ def _pack_counts(counts: CategoryCounts) -> tuple[Any, ...]:
 def _pack_bins(bins: RulerCounts) -> tuple[int, bytes, bytes, bytes]:
     filled = np.flatnonzero(bins.counts)
     if len(filled) * 2 > len(bins.counts):
-        return len(bins.counts), b"", bins.counts.tobytes(), bins.sums.tobytes()
+        return len(bins.counts), b"", bins.counts.tobytes(), bins.places.tobytes()
     return (
         len(bins.counts),
         filled.astype(np.uint32).tobytes(),
         bins.counts[filled].tobytes(),
-        bins.sums[filled].tobytes(),
+        bins.places[filled].tobytes(),
     )
 
 
@@ -336,19 +337,19 @@ def _unpack(cls: type[TableSummary], body: _Packed, plan: Plan) -> TableSummary:
         comoments = CoMoments(n, np.frombuffer(mean), np.frombuffer(c).reshape(columns, columns))
     bins = None
     if body.bins is not None:
-        size, at, counts, sums = body.bins
+        size, at, counts, places = body.bins
         if size != plan.bounds[-1]:
             msg = f"it has {size} bins, its plan {plan.bounds[-1]}"
             raise ValueError(msg)
         if at:
             where = np.frombuffer(at, np.uint32)
-            all_counts, all_sums = np.zeros(size, np.int64), np.zeros(size)
-            all_counts[where], all_sums[where] = np.frombuffer(counts, np.int64), np.frombuffer(sums)
-            bins = RulerCounts(all_counts, all_sums)
+            all_counts, all_places = np.zeros(size, np.int64), np.zeros(size, np.int64)
+            all_counts[where], all_places[where] = np.frombuffer(counts, np.int64), np.frombuffer(places, np.int64)
+            bins = RulerCounts(all_counts, all_places)
         elif counts:
-            bins = RulerCounts(np.frombuffer(counts, np.int64), np.frombuffer(sums))
+            bins = RulerCounts(np.frombuffer(counts, np.int64), np.frombuffer(places, np.int64))
         else:
-            bins = RulerCounts(np.zeros(size, np.int64), np.zeros(size))
+            bins = RulerCounts(np.zeros(size, np.int64), np.zeros(size, np.int64))
     return cls(
         plan,
         body.rows,

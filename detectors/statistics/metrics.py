@@ -1,0 +1,44 @@
+"""The catalogue of statistics: each is read off the summary of one column, one line each."""
+
+import math
+from collections.abc import Callable
+
+from detectors.statistics.column import ColumnSummary
+
+Metric = Callable[[ColumnSummary], float]
+
+
+def _sum(c: ColumnSummary) -> float:
+    return c.count * c.mean if c.count else 0.0
+
+
+def _pow2sum(c: ColumnSummary) -> float:
+    """Sum of the squares: m2 + n mean^2."""
+    return c.m2 + c.count * c.mean * c.mean if c.count else 0.0
+
+
+def _skewness(c: ColumnSummary) -> float:
+    """Population skewness g1 = sqrt(n) m3 / m2^1.5, as scipy.stats.skew; NaN for a constant column."""
+    return math.sqrt(c.count) * c.m3 / c.m2**1.5 if c.m2 > 0 else math.nan
+
+
+def _kurtosis(c: ColumnSummary) -> float:
+    """Population excess kurtosis g2 = n m4 / m2^2 - 3, as scipy.stats.kurtosis; NaN for a constant column."""
+    return c.count * c.m4 / (c.m2 * c.m2) - 3 if c.m2 > 0 else math.nan
+
+
+METRICS: dict[str, Metric] = {
+    "min": lambda c: c.low,
+    "max": lambda c: c.high,
+    "sum": _sum,
+    "pow2sum": _pow2sum,
+    "avg": lambda c: c.mean,
+    "mean": lambda c: c.mean,
+    "stddev": lambda c: c.std(ddof=1),
+    "stddevPopulation": lambda c: c.std(ddof=0),
+    "variance": lambda c: c.variance(ddof=1),
+    "skewness": _skewness,
+    "kurtosis": _kurtosis,
+}
+"""Of numeric columns. `avg` is `mean` under the name that older configurations use; `stddev` and `variance` are those of
+a sample (n - 1), `stddevPopulation` divides by n."""
