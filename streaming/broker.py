@@ -3,6 +3,7 @@
 import atexit
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -143,18 +144,10 @@ class EmbeddedKafka:
             return self
         class_path = os.pathsep.join(map(str, jars("kafka-broker")))
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        (self.data_dir / "log4j2.properties").write_text(_LOGGING)
-        self._set_log_aside()
-        for attempt in (1, 2, 3):
-            try:
-                self._start_once(class_path)
-            except BrokerError as error:
-                # Between choosing a free port and binding it, somebody else may take it: choose again, unless told which.
-                if attempt == 3 or self._fixed_port is not None or "Address already in use" not in str(error):
-                    raise
-                (self.data_dir / "endpoint.json").unlink(missing_ok=True)
-            else:
-                break
+        with self._sole_use() as lock:
+            (self.data_dir / "log4j2.properties").write_text(_LOGGING)
+            self._set_log_aside()
+            self._start(class_path, lock)
         return self
 
     def stop(self) -> None:
@@ -186,7 +179,47 @@ class EmbeddedKafka:
     def __repr__(self) -> str:
         return f"<EmbeddedKafka {self.data_dir} {'on ' + self.bootstrap_servers if self.running else 'stopped'}>"
 
-    def _start_once(self, class_path: str) -> None:
+    @contextlib.contextmanager
+    def _sole_use(self) -> Iterator[int]:
+        """The lock of the directory. The guard inherits it, so it is held until the broker is gone, whoever started it.
+
+        Kafka has a lock of its own, but by the time it looks the settings of the running broker have been overwritten.
+        """
+        lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            # A broker whose owner was killed a moment ago is still stopping: that is worth waiting for.
+            deadline = time.monotonic() + _GRACE.total_seconds() + 5
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    owner = os.pread(lock, 32, 0).decode()
+                    if time.monotonic() > deadline or (owner.isdecimal() and _is_alive(int(owner))):
+                        raise BrokerError(
+                            f"{self.data_dir} is in use: process {owner} runs a broker on it. Stop that one first, "
+                            "or give another directory",
+                        ) from None
+                    time.sleep(0.1)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            yield lock
+        finally:
+            os.close(lock)
+
+    def _start(self, class_path: str, lock: int) -> None:
+        for attempt in (1, 2, 3):
+            try:
+                self._start_once(class_path, lock)
+            except BrokerError as error:
+                # Between choosing a free port and binding it, somebody else may take it: choose again, unless told which.
+                if attempt == 3 or self._fixed_port is not None or "Address already in use" not in str(error):
+                    raise
+                (self.data_dir / "endpoint.json").unlink(missing_ok=True)
+            else:
+                return
+
+    def _start_once(self, class_path: str, lock: int) -> None:
         self._port, controller_port = self._ports()
         properties = self.data_dir / "server.properties"
         # It may hold passwords (settings of SASL listeners), so it is for the owner's eyes only.
@@ -211,6 +244,7 @@ class EmbeddedKafka:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=[lock],
             )
         self._owner = os.getpid()
         atexit.register(self.stop)
@@ -344,6 +378,16 @@ def _is_free(host: str, port: int) -> bool:
             probe.bind((host, port))
         except OSError:
             return False
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but there
+        return True
     return True
 
 

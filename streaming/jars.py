@@ -247,7 +247,11 @@ def _ivy(
         lost = dict.fromkeys(
             f"{found[1]}:{found[2]}:{found[3]}"
             for line in said
-            if (found := re.search(r"(?:module not found: |FAILED \] |:: )([\w.-]+)#([\w.-]+);([\w.-]+)", line))
+            if (
+                found := re.search(
+                    r"(?:module not found: |\[(?:FAILED|NOT FOUND) *\] )([\w.-]+)#([\w.-]+);([\w.-]+)", line
+                )
+            )
         )
         if attempt == 2:
             break
