@@ -49,7 +49,7 @@ def build(
     predictions = Schema(tuple(column for column in model.predictions if column.name in table.column_names))
     request, comoments = _columns(table, model.request_schema, settings, lambda done: progress(done * 0.9))
     response, _ = _columns(table, predictions, settings, lambda done: progress(0.9 + done * 0.1))
-    assert model.name is not None  # noqa: S101 - a ModelMonitor fills it in
+    assert model.name is not None  # a ModelMonitor fills it in
     created = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return Baseline(model.name, model.version, table.num_rows, request, response, comoments, created)
 

@@ -10,18 +10,16 @@ baseline or the new one and never a part of either.
 
 import hashlib
 import json
-import os
-import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 from detectors.errors import SummaryFormatError
 from reference.baseline import Baseline
 from reference.errors import BaselineNotFound, CorruptBaseline
+from reference.files import write_whole
 
 CURRENT = "current"
 
@@ -116,15 +114,4 @@ class Store:
             return None
 
     def _write(self, data: bytes, *parts: str) -> None:
-        """Write a file in one step: it is there whole, or not at all."""
-        fs, path = self._place[0], self._path(*parts)
-        if not isinstance(fs, LocalFileSystem):
-            fs.pipe_file(path, data)  # an object store's put is one step
-            return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        part = f"{path}.{secrets.token_hex(4)}.part"
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write_whole(self._place[0], self._path(*parts), data)

@@ -87,7 +87,7 @@ class Counts(msgspec.Struct, rename="camel", kw_only=True):
     nonfinite: int
     """Values that were NaN or infinite, over all columns."""
     late: int
-    """Messages that came after the window they belong to had closed, since the previous window of this model and segment."""
+    """Messages of this model and segment that came after their window had closed, since the previous final report."""
     dead: int
     """Messages of this window's time that went to the dead-letter topic."""
     outliers: int
@@ -156,6 +156,8 @@ class ColumnDrift(msgspec.Struct, rename="camel", kw_only=True):
     """Whether the score was computed from every single value, else within the bound that the method's docs state."""
     explanation: dict[str, float]
     """What drove the score, largest first: bin or category -> its share of the difference."""
+    error: str | None = None
+    """Why there is no score, where the method failed."""
 
 
 class Drift(WindowRecord, kw_only=True):

@@ -1,0 +1,347 @@
+"""From Kafka messages to outliers, dead letters and partial summaries, without a shuffle and without an exception.
+
+One task reads one Kafka partition. Every outlier and bad message leaves at once, as one row; everything else is folded
+into one partial summary for each (segment, pane), which leaves when the task ends. What the shuffle carries does
+not grow with traffic.
+"""
+
+import base64
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from detectors.base import Flagged
+from detectors.settings import format_duration
+from detectors.statistics.block import Block
+from detectors.statistics.table import summarise
+from reference.baseline import Source
+from streaming.frontier import Frontiers, Key
+from streaming.messages import Decoded, Reason, Rejected, Rows
+from streaming.pane import Pane, rfc3339
+from streaming.reports import DeadLetter, Outlier, OutlierFeature
+from streaming.worker import Task, Worker, worker
+
+PANE, LATE, CLOCK, RECORD = 0, 1, 2, 3
+"""Kinds of folded rows: a partial summary; one of messages that may be late, with their dead letters; the newest event
+time of a Kafka partition; a finished record that only passes through."""
+
+FOLDED = "model string, segment string, kind byte, time long, number long, topic string, body binary"
+"""Schema of the folded rows. `time`: a pane's start or a clock's event time; `number`: the clock's Kafka partition."""
+
+ALL = ""
+"""The segment that holds every instance."""
+
+_ARROW = pa.schema(
+    [
+        ("model", pa.string()),
+        ("segment", pa.string()),
+        ("kind", pa.int8()),
+        ("time", pa.int64()),
+        ("number", pa.int64()),
+        ("topic", pa.string()),
+        ("body", pa.binary()),
+    ],
+)
+_NEVER = -(2**62)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Folded:
+    """What some messages came to."""
+
+    records: list[tuple[str, bytes]] = field(default_factory=list)
+    """(topic, JSON)"""
+    panes: dict[int, Pane] = field(default_factory=dict)
+    """Start of the pane -> partial summary."""
+    late: dict[int, tuple[Pane, list[bytes]]] = field(default_factory=dict)
+    """The same of messages behind the frontier, with a dead letter for each of them."""
+    newest: dict[int, int] = field(default_factory=dict)
+    """Kafka partition -> newest event time."""
+
+    def add(self, start: int, pane: Pane) -> None:
+        self.panes[start] = self.panes[start] + pane if start in self.panes else pane
+
+    def add_late(self, start: int, pane: Pane, letters: list[bytes]) -> None:
+        if start in self.late:
+            earlier, others = self.late[start]
+            pane, letters = earlier + pane, others + letters
+        self.late[start] = (pane, letters)
+
+    def take(self, other: "_Folded") -> None:
+        self.records += other.records
+        for start, pane in other.panes.items():
+            self.add(start, pane)
+        for start, (pane, letters) in other.late.items():
+            self.add_late(start, pane, letters)
+        for partition, at in other.newest.items():
+            self.newest[partition] = max(at, self.newest.get(partition, at))
+
+
+def fold(batches: Iterator[pa.RecordBatch], task: Task, frontiers: str) -> Iterator[pa.RecordBatch]:
+    """Folded rows of the messages of one Spark task.
+
+    Parameters
+    ----------
+    batches
+        Columns of Spark's Kafka source: key, value, partition, offset, timestamp, headers.
+    frontiers
+        Folder of the operator's frontiers.
+    """
+    me = worker(task)
+    closed = Frontiers(frontiers).read()
+    total = _Folded()
+    for batch in batches:
+        if batch.num_rows == 0:
+            continue
+        part = _folded(batch, me, closed)
+        if part.records:
+            yield _records(me.model, part.records)
+            part.records = []
+        total.take(part)
+    yield from _summaries(me.model, total)
+
+
+def _folded(batch: pa.RecordBatch, me: Worker, closed: dict[Key, int]) -> _Folded:
+    """Fold one batch; what cannot be folded for a reason nobody foresaw is cornered and becomes a dead letter."""
+    try:
+        return _Fold(me, batch, closed).run()
+    except Exception as error:  # noqa: BLE001 - raising in a worker because of data can take the JVM down (design.md)
+        if batch.num_rows == 1:
+            unforeseen = Rejected(0, Reason.INTERNAL, f"{type(error).__name__}: {error}", None)
+            letter = _Fold(me, batch, closed).dead_letter(unforeseen)
+            return _Folded(records=[(me.monitor.topics.deadletter, letter)])
+        half = batch.num_rows // 2
+        first = _folded(batch.slice(0, half), me, closed)
+        first.take(_folded(batch.slice(half), me, closed))
+        return first
+
+
+class _Fold:
+    """The folding of one Arrow batch."""
+
+    def __init__(self, me: Worker, batch: pa.RecordBatch, closed: dict[Key, int]) -> None:
+        self.me, self.batch = me, batch
+        self.topics = me.monitor.topics
+        self.now = rfc3339(time.time_ns() // 1_000_000)
+        self.timestamps = batch["timestamp"].cast(pa.int64()).to_numpy(zero_copy_only=False) // 1000
+        frontier = closed.get((me.model, ALL))
+        self.behind = _NEVER if frontier is None else frontier - me.duration
+        """The last window of panes that begin here or earlier has closed."""
+        self.out = _Folded()
+
+    def run(self) -> _Folded:
+        me, batch = self.me, self.batch
+        decoded = me.decoder.decode(batch["value"], batch["headers"], self.timestamps)
+        rejected = list(decoded.rejected)
+        good = np.ones(batch.num_rows, np.bool_)
+        good[[one.message for one in rejected]] = False
+        future = good & (decoded.times > self.timestamps + me.skew)
+        if future.any():
+            good &= ~future
+            rejected += [self._from_the_future(int(i), int(decoded.times[i])) for i in np.flatnonzero(future)]
+        self._clocks(decoded.times, good)
+        starts = decoded.times // me.pane * me.pane
+        late = starts <= self.behind
+        flagged = np.zeros(batch.num_rows, np.int64)
+        for source, rows in (("request", decoded.requests), ("response", decoded.responses)):
+            kept = _of(rows, good) if future.any() else rows
+            if kept.block.rows:
+                flagged += self._outliers(source, kept, decoded)
+                self._summarise(source, kept, starts)
+        for start, messages in _groups(starts, np.flatnonzero((flagged > 0) & ~late)):
+            self.out.add(start, replace(me.no_rows, outliers=int(flagged[messages].sum())))
+        if late.any():
+            for start, messages in _groups(starts, np.flatnonzero(late & good)):
+                letters = [self._late(int(i), int(decoded.times[i])) for i in messages]
+                self.out.add_late(start, me.no_rows, letters)
+        for one in rejected:
+            self._reject(one)
+        return self.out
+
+    def _clocks(self, times: NDArray[np.int64], good: NDArray[np.bool_]) -> None:
+        partitions = self.batch["partition"].to_numpy(zero_copy_only=False)
+        for partition in np.unique(partitions[good]).tolist():
+            self.out.newest[partition] = int(times[good & (partitions == partition)].max())
+
+    def _summarise(self, source: Source, rows: Rows, starts: NDArray[np.int64]) -> None:
+        """Add each pane's part of the rows to its partial summary."""
+        me = self.me
+        plan = me.plans.request if source == "request" else me.plans.response
+        of_row = starts[rows.message]
+        whole = len(of_row) and of_row.min() == of_row.max()
+        groups = [(int(of_row[0]), slice(None))] if whole else _groups(of_row, np.arange(len(of_row)))
+        for start, picked in groups:
+            summary = summarise(plan, rows.block if whole else rows.block.take(picked))
+            pane = replace(me.no_rows, **{f"{source}s": summary})
+            if start <= self.behind:
+                self.out.add_late(start, pane, [])
+            else:
+                self.out.add(start, pane)
+
+    def _outliers(self, source: Source, rows: Rows, decoded: Decoded) -> NDArray[np.int64]:
+        """(messages,) how many instances of each message at least one detector flags; their records are noted."""
+        some = []
+        for detector in self.me.outliers[source]:
+            flagged = detector.flag(rows.block)
+            if len(flagged.rows):
+                some.append(flagged.rows)
+                self._record(source, detector.name, flagged, rows, decoded)
+        if not some:
+            return np.zeros(self.batch.num_rows, np.int64)
+        return np.bincount(rows.message[np.unique(np.concatenate(some))], minlength=self.batch.num_rows)
+
+    def _record(self, source: Source, detector: str, flagged: Flagged, rows: Rows, decoded: Decoded) -> None:
+        me, block, topic = self.me, rows.block, self.topics.inference
+        columns = me.schema(source).in_block_order
+        partitions, offsets = self.batch["partition"], self.batch["offset"]
+        begins = np.searchsorted(flagged.cell_rows, np.arange(len(flagged.rows) + 1)).tolist()
+        for k, row in enumerate(flagged.rows.tolist()):
+            message, instance = int(rows.message[row]), int(rows.instance[row])
+            partition, offset = partitions[message].as_py(), offsets[message].as_py()
+            features = [
+                OutlierFeature(
+                    name=columns[j].name,
+                    value=_value(block, row, j),
+                    low=_finite(flagged.low[cell]),
+                    high=_finite(flagged.high[cell]),
+                    contribution=float(flagged.contributions[cell]),
+                )
+                for cell in range(begins[k], begins[k + 1])
+                for j in (int(flagged.cell_columns[cell]),)
+            ]
+            record = Outlier(
+                id=f"{topic}/{partition}/{offset}/{instance}/{detector}",
+                model=me.model,
+                model_version=me.monitor.spec.model.version,
+                detected_at=self.now,
+                segment=ALL,
+                baseline=me.version,
+                event_time=rfc3339(int(decoded.times[message])),
+                request_id=decoded.ids[message],
+                instance=instance,
+                source=source,
+                detector=detector,
+                score=float(flagged.scores[k]),
+                threshold=float(flagged.threshold),
+                features=features,
+                topic=topic,
+                partition=partition,
+                offset=offset,
+            )
+            self.out.records.append((self.topics.outliers, _encode(record)))
+
+    def _reject(self, one: Rejected) -> None:
+        """Note a dead letter, and count it in the window of its own time where that could be read."""
+        self.out.records.append((self.topics.deadletter, self.dead_letter(one)))
+        if one.time is not None and one.time <= self.timestamps[one.message] + self.me.skew:
+            start = one.time // self.me.pane * self.me.pane
+            if start > self.behind:
+                self.out.add(start, replace(self.me.no_rows, dead=1))
+
+    def _late(self, message: int, at: int) -> bytes:
+        delay = self.me.monitor.spec.window.watermark_delay
+        text = f"event time {rfc3339(at)} came after its window had closed (watermarkDelay {format_duration(delay)})"
+        return self.dead_letter(Rejected(message, Reason.LATE, text, at))
+
+    def _from_the_future(self, message: int, at: int) -> Rejected:
+        skew = format_duration(self.me.monitor.spec.window.max_clock_skew)
+        kafka = rfc3339(int(self.timestamps[message]))
+        text = f"event time {rfc3339(at)} is ahead of Kafka's timestamp {kafka} by more than maxClockSkew ({skew})"
+        return Rejected(message, Reason.FUTURE, text, at)
+
+    def dead_letter(self, one: Rejected) -> bytes:
+        """The JSON of a dead letter."""
+        me, batch, i = self.me, self.batch, one.message
+        partition, offset = batch["partition"][i].as_py(), batch["offset"][i].as_py()
+        key, value = batch["key"][i].as_py(), batch["value"][i].as_py()
+        record = DeadLetter(
+            id=f"{self.topics.inference}/{partition}/{offset}/deadletter",
+            model=me.model,
+            model_version=me.monitor.spec.model.version,
+            detected_at=self.now,
+            reason=one.reason.value,
+            message=one.text,
+            topic=self.topics.inference,
+            partition=partition,
+            offset=offset,
+            timestamp=rfc3339(int(self.timestamps[i])),
+            event_time=None if one.time is None else rfc3339(one.time),
+            key=None if key is None else base64.b64encode(key).decode(),
+            value=None if value is None else base64.b64encode(value).decode(),
+        )
+        return _encode(record)
+
+
+def _groups(of: NDArray[np.int64], among: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each value that occurs among the given places, with its places in ascending order."""
+    order = among[np.argsort(of[among], kind="stable")]
+    values = of[order]
+    cuts = np.flatnonzero(values[1:] != values[:-1]) + 1
+    for places in np.split(order, cuts):
+        if len(places):
+            yield int(of[places[0]]), places
+
+
+def _of(rows: Rows, good: NDArray[np.bool_]) -> Rows:
+    """The rows of the good messages."""
+    kept = np.flatnonzero(good[rows.message])
+    return Rows(rows.message[kept], rows.instance[kept], rows.block.take(kept))
+
+
+def _value(block: Block, row: int, column: int) -> float | str | None:
+    """A cell as a record shows it: null where missing, the token's text where it is not finite."""
+    numeric = block.numeric.shape[1]
+    if column >= numeric:
+        codes = block.categorical[column - numeric]
+        code = int(codes.codes[row])
+        return None if code < 0 else codes.values[code]
+    value = float(block.numeric[row, column])
+    if math.isfinite(value):
+        return value
+    return None if block.missing[row, column] else str(value)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _records(model: str, records: list[tuple[str, bytes]]) -> pa.RecordBatch:
+    """Finished records, on their way through."""
+    topics, bodies = zip(*records, strict=True)
+    return _rows(model, RECORD, topics=topics, bodies=bodies)
+
+
+def _summaries(model: str, total: _Folded) -> Iterator[pa.RecordBatch]:
+    """The partial summaries and clocks that a task leaves behind."""
+    if total.panes:
+        yield _rows(model, PANE, times=list(total.panes), bodies=[pane.to_bytes() for pane in total.panes.values()])
+    if total.late:
+        bodies = [msgspec.msgpack.encode((pane.to_bytes(), letters)) for pane, letters in total.late.values()]
+        yield _rows(model, LATE, times=list(total.late), bodies=bodies)
+    if total.newest:
+        yield _rows(model, CLOCK, times=list(total.newest.values()), numbers=list(total.newest))
+
+
+def _rows(
+    model: str,
+    kind: int,
+    *,
+    times: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
+    topics: Sequence[str] | None = None,
+    bodies: Sequence[bytes] | None = None,
+) -> pa.RecordBatch:
+    n = len(next(given for given in (times, numbers, topics, bodies) if given is not None))
+    columns = [[model] * n, [ALL] * n, [kind] * n, times, numbers, topics, bodies]
+    arrays = [
+        pa.nulls(n, part.type) if column is None else pa.array(column, part.type)
+        for column, part in zip(columns, _ARROW, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)

@@ -1,0 +1,365 @@
+"""ModelMonitor: the one document that configures a model, read by every room.
+
+YAML, Kubernetes-shaped, parsed once. Defaults make a twelve-line document enough. Sections that another room owns are
+defined there (`reference.schema`, `reference.settings`, the detectors) and only composed here.
+"""
+
+import difflib
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from detectors.drift import DriftMethod
+from detectors.outliers import Bounds, KSigma, Missing, NonFinite, OutlierMethod, UnseenCategory
+from detectors.settings import Duration, Settings
+from detectors.statistics.metrics import METRICS
+from reference.schema import Model, Name
+from reference.settings import Reference
+from streaming.errors import InvalidMonitor
+from streaming.kafka import KafkaConnection
+
+API_VERSION = "driftline.io/v1"
+
+
+class Metadata(Settings):
+    """Kubernetes' object metadata, as far as a ModelMonitor has it."""
+
+    name: Name
+    namespace: Name | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class Topics(Settings):
+    """Names of the topics; `{model}` stands for the model's name."""
+
+    inference: str = "{model}-inference"
+    labels: str = "{model}-labels"
+    outliers: str = "{model}-outliers"
+    statistics: str = "{model}-statistics"
+    drift: str = "{model}-drift"
+    performance: str = "{model}-performance"
+    deadletter: str = "{model}-deadletter"
+
+    def named(self, model: str) -> "Topics":
+        """The same with the model's name filled in."""
+        return Topics(**{kind: text.replace("{model}", model) for kind, text in self.model_dump().items()})
+
+
+class Kafka(KafkaConnection):
+    """Where the inference log is and where the reports go."""
+
+    topics: Topics = Topics()
+    partitions: int = Field(default=4, ge=1)
+    """Of the inference topic when the project creates it; the stateless stage scales with them."""
+    replication_factor: int = Field(default=1, ge=1)
+    """Of every topic the project creates."""
+    create_topics: bool = True
+    """Create missing topics; else wait for them."""
+    topic_timeout: Duration = timedelta(seconds=60)
+    """How long to wait until all topics are there."""
+    max_message_bytes: int = Field(default=1 << 20, ge=1024)
+    """A larger message goes to the dead-letter topic."""
+    starting_offsets: Literal["earliest", "latest"] = "earliest"
+    """Where a monitor without a checkpoint begins."""
+
+
+class WindowSection(Settings):
+    """Event-time windows: tumbling, or sliding when `slide` is shorter than `duration`."""
+
+    duration: Duration = timedelta(minutes=5)
+    slide: Duration | None = None
+    """How far apart windows begin. Default: `duration` (tumbling)."""
+    watermark_delay: Duration = timedelta(seconds=30)
+    """How much out of order events may come and still be counted."""
+    idle_timeout: Duration = timedelta(minutes=1)
+    """A partition, or a whole stream, silent for this long (processing time) no longer holds windows open."""
+    max_clock_skew: Duration = timedelta(minutes=1)
+    """An event time further ahead of Kafka's own timestamp than this goes to the dead-letter topic."""
+    emit_every: Duration = timedelta(seconds=1)
+    """A changed window reports provisionally at most this often (processing time)."""
+    provisional: bool = True
+    """Whether windows report before they close."""
+
+    @model_validator(mode="after")
+    def _panes_tile_the_window(self) -> Self:
+        zero = timedelta()
+        for name in ("duration", "idle_timeout"):
+            if getattr(self, name) <= zero:
+                msg = f"{name} is {getattr(self, name)}: it must be longer than nothing"
+                raise ValueError(msg)
+        if self.slide is not None and (self.slide <= zero or self.duration % self.slide != zero):
+            msg = (
+                f"duration {self.duration} is not divisible by slide {self.slide}: windows are made of panes one slide "
+                "long, so choose a slide that divides the duration"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def pane(self) -> timedelta:
+        """Length of a pane: the slide, or the whole of a tumbling window."""
+        return self.slide or self.duration
+
+
+_STRUCTURED = ("percentiles", "iqr", "distribution", "covariance", "correlation", "distinct", "frequent")
+"""Statistics that are more than one number read off one column's moments."""
+if TYPE_CHECKING:
+    Statistic = str
+else:
+    Statistic = Literal[(*METRICS, *_STRUCTURED)]
+
+
+class StatisticsSection(Settings):
+    """What is reported of every window."""
+
+    metrics: tuple[Statistic, ...] = (
+        "min", "max", "mean", "stddev", "percentiles", "iqr", "distribution", "distinct", "frequent",
+    )  # fmt: skip
+    percentiles: tuple[float, ...] = (5, 25, 50, 75, 95)
+    """In percent, 0 to 100."""
+    bins: int | None = Field(default=None, ge=1, le=1000)
+    """Bins of the reported distribution. Default: Sturges' rule on the reference."""
+    edges: dict[str, tuple[float, ...]] = {}
+    """Column -> its own bin edges, ascending, instead of automatic ones."""
+    frequent: int = Field(default=10, ge=1, le=1000)
+    """How many of the most frequent categories are reported."""
+
+    @model_validator(mode="after")
+    def _percentiles_and_edges_make_sense(self) -> Self:
+        wrong = [p for p in self.percentiles if not 0 <= p <= 100]
+        if wrong:
+            msg = f"percentiles {wrong} are outside 0 to 100: give them in percent"
+            raise ValueError(msg)
+        for column, edges in self.edges.items():
+            if len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+                msg = f"edges of {column!r} are {list(edges)}: give at least two, strictly ascending"
+                raise ValueError(msg)
+        return self
+
+
+class OutliersSection(Settings):
+    """What is checked of every single instance."""
+
+    detectors: tuple[OutlierMethod, ...] = (Bounds(), KSigma(), UnseenCategory(), Missing(), NonFinite())
+    """By name, or with settings: `[bounds, {name: k_sigma, k: 4}]`. An empty list switches outliers off."""
+
+
+class DriftSection(Settings):
+    """How a window is compared with the reference."""
+
+    methods: tuple[DriftMethod | Literal["auto"], ...] = ("auto",)
+    """Applied to every column they are made for; `auto` is Evidently's default choice."""
+    columns: dict[str, tuple[DriftMethod | Literal["auto"], ...]] = {}
+    """Column -> its own methods instead."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """The data set drifts when at least this share of the columns does."""
+
+
+class Reports(Settings):
+    """Where the reporter publishes."""
+
+    workspace: str = "driftline-workspace"
+    """Directory of the Evidently workspace."""
+    project: str | None = None
+    """Name of the Evidently project. Default: the model's name."""
+    html: str = "driftline-report.html"
+    """The one page that shows everything."""
+
+
+class Resources(Settings):
+    """Of one container."""
+
+    cores: int = Field(default=1, ge=1)
+    memory: str = Field(default="1g", pattern=r"^\d+[mg]$")
+    """As Spark and the JVM write it: `512m`, `2g`."""
+
+
+class Executors(Resources):
+    """Of the Spark executors."""
+
+    instances: int = Field(default=2, ge=1)
+
+
+class Job(Settings):
+    """How the Spark job runs."""
+
+    checkpoint: str = "driftline-checkpoint"
+    """Durable directory of offsets, state and commits; every monitor has its own."""
+    master: str = "local[*]"
+    """Spark master URL."""
+    image: str = "driftline:0.1.0"
+    """Container image, on a cluster."""
+    driver: Resources = Resources(memory="2g")
+    executors: Executors = Executors()
+    max_offsets_per_trigger: int | None = Field(default=250_000, ge=1)
+    """Bound of one micro-batch in messages, so that catching up neither exhausts memory nor starves the reports."""
+    trigger_interval: Duration = timedelta()
+    """Time between the beginnings of two micro-batches; 0s: one begins as soon as the other ends."""
+    state_partitions: int = Field(default=2, ge=1)
+    """Partitions of the stateful stage. Fixed for the life of a checkpoint."""
+    timeout: Duration | None = None
+    """Stop after this long. Default: never."""
+    spark: dict[str, str] = {}
+    """Further Spark properties, for instance `spark.executor.extraJavaOptions`."""
+
+
+class Logger(Settings):
+    """The inference logger between the model server and Kafka."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8085, ge=0, le=65535)
+    """0 chooses a free one."""
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    """A larger request is answered with 413."""
+    acknowledge_timeout: Duration = timedelta(seconds=10)
+    """How long Kafka may take to acknowledge before the caller is told 503."""
+    resources: Resources = Resources(memory="512m")
+
+
+class Spec(Settings):
+    """The body of a ModelMonitor."""
+
+    model: Model
+    kafka: Kafka = Kafka()
+    window: WindowSection = WindowSection()
+    statistics: StatisticsSection = StatisticsSection()
+    outliers: OutliersSection = OutliersSection()
+    drift: DriftSection = DriftSection()
+    reference: Reference = Reference()
+    reports: Reports = Reports()
+    job: Job = Job()
+    logger: Logger = Logger()
+
+    @model_validator(mode="after")
+    def _columns_that_are_named_exist(self) -> Self:
+        known = {column.name: column for column in (*self.model.features, *self.model.predictions)}
+        for path, names in (("drift.columns", self.drift.columns), ("statistics.edges", self.statistics.edges)):
+            for name in names:
+                if name not in known:
+                    msg = f"{path} names {name!r}, which is no feature or prediction: the model has {sorted(known)}"
+                    raise ValueError(msg)
+        for name, methods in self.drift.columns.items():
+            for method in methods:
+                if method != "auto" and known[name].type not in method.applies_to:
+                    msg = (
+                        f"drift.columns.{name} asks for {method.name!r}, which is for "
+                        f"{' and '.join(sorted(method.applies_to))} columns: {name!r} is {known[name].type}"
+                    )
+                    raise ValueError(msg)
+        return self
+
+
+class ModelMonitor(Settings):
+    """One monitored model."""
+
+    api_version: Literal["driftline.io/v1"] = API_VERSION
+    kind: Literal["ModelMonitor"] = "ModelMonitor"
+    metadata: Metadata
+    spec: Spec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_names(cls, document: Any) -> Any:
+        """The model is called after the document unless it says otherwise."""
+        try:
+            spec = document["spec"]
+            model = {"name": document["metadata"]["name"], **spec["model"]}
+            model.setdefault("inferenceService", model["name"])
+            return {**document, "spec": {**spec, "model": model}}
+        except (TypeError, KeyError):
+            return document  # the fields' own messages say better what is missing
+
+    @property
+    def name(self) -> str:
+        """The model's name, which names its topics, baselines and reports."""
+        assert self.spec.model.name is not None  # filled in above
+        return self.spec.model.name
+
+    @property
+    def topics(self) -> Topics:
+        """The topics' names, filled in."""
+        return self.spec.kafka.topics.named(self.name)
+
+
+def parse(text: str, origin: str) -> ModelMonitor:
+    """Read a ModelMonitor from YAML.
+
+    Parameters
+    ----------
+    origin
+        Stands in messages: the file's name.
+
+    Raises
+    ------
+    InvalidMonitor
+        With one line for each thing that is wrong: its path, its value and what would do.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        msg = f"{origin} is not YAML: {error}"
+        raise InvalidMonitor(msg) from None
+    if not isinstance(document, dict):
+        msg = f"{origin} holds {type(document).__name__}, not a mapping: a ModelMonitor begins with 'apiVersion: {API_VERSION}'"
+        raise InvalidMonitor(msg)
+    try:
+        return ModelMonitor.model_validate(document)
+    except ValidationError as error:
+        lines = (_in_words(problem, document) for problem in error.errors(include_url=False))
+        raise InvalidMonitor("\n".join(f"{origin}: {line}" for line in lines)) from None
+
+
+def load(path: Path) -> ModelMonitor:
+    """Read a ModelMonitor from a file; raises InvalidMonitor also when there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise InvalidMonitor(msg) from None
+    return parse(text, str(path))
+
+
+def _in_words(problem: Any, document: dict[str, Any]) -> str:
+    """One line for one problem: path, value, what would do."""
+    keys, here = [], document
+    for key in problem["loc"]:  # union members and validators add steps that are not in the document
+        if (isinstance(here, dict) and key in here) or (isinstance(here, list) and isinstance(key, int)):
+            here = here[key]
+            keys.append(key)
+        elif problem["type"] in {"missing", "extra_forbidden"} and key == problem["loc"][-1]:
+            keys.append(key)
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+    match problem["type"]:
+        case "extra_forbidden":
+            text = f"is an unknown key{_did_you_mean(str(problem['loc'][-1]), keys[:-1])}"
+        case "missing":
+            text = "is missing: add it"
+        case _:
+            text = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            value = problem.get("input")
+            if isinstance(value, str | int | float | bool) and repr(value) not in text:
+                text = f"{text}, not {value!r}"
+    return f"{path or 'document'}: {text}"
+
+
+def _did_you_mean(key: str, parents: list[str | int]) -> str:
+    """The keys that exist at this place, the nearest first."""
+    schema: Any = ModelMonitor.model_json_schema()
+    definitions = schema["$defs"]
+    here = schema
+    for step in parents:
+        while "$ref" in here:
+            here = definitions[here["$ref"].rpartition("/")[2]]
+        here = here.get("items", {}) if isinstance(step, int) else here.get("properties", {}).get(step, {})
+        here = next((option for option in here.get("anyOf", ()) if "$ref" in option), here)
+    while "$ref" in here:
+        here = definitions[here["$ref"].rpartition("/")[2]]
+    known = list(here.get("properties", ()))
+    near = difflib.get_close_matches(key, known, n=1)
+    if near:
+        return f": did you mean {near[0]!r}?"
+    return f": this place takes {', '.join(known)}" if known else ": remove it"
