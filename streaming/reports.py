@@ -158,6 +158,8 @@ class ColumnDrift(msgspec.Struct, rename="camel", kw_only=True):
     """What drove the score, largest first: bin or category -> its share of the difference."""
     error: str | None = None
     """Why there is no score, where the method failed."""
+    auto: bool = False
+    """Whether the method is Evidently's default choice (`auto`), not one that the ModelMonitor names."""
 
 
 class Drift(WindowRecord, kw_only=True):
