@@ -3,7 +3,9 @@
 The settings are read in every room, so this module imports no Kafka client; the functions that need one import it.
 """
 
+import base64
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -28,6 +30,10 @@ _LOGIN_MODULES = {
 _SECRET_OPTIONS = frozenset(
     {"sasl.password", "sasl.username", "sasl.jaas.config", "ssl.key.password", "ssl.keystore.key", "ssl.key.pem"},
 )
+
+
+_PBES2 = bytes.fromhex("2a864886f70d01050d")
+"""The object identifier 1.2.840.113549.1.5.13 as it stands in a key."""
 
 
 class Secret(Settings):
@@ -184,12 +190,7 @@ class KafkaConnection(Settings):
                 options["ssl.truststore.type"] = "PEM"
                 options["ssl.truststore.certificates"] = _read(self.ca_file, "caFile")
             if self.certificate_file is not None and self.key_file is not None:
-                key = _read(self.key_file, "keyFile")
-                if "PRIVATE KEY-----" in key and "BEGIN PRIVATE" not in key and "BEGIN ENCRYPTED PRIVATE" not in key:
-                    raise SecretError(
-                        f"keyFile {self.key_file} is not PKCS #8, the only form of key that Java reads: "
-                        "convert it with `openssl pkcs8 -topk8`",
-                    )
+                key = _java_key(self.key_file)
                 options["ssl.keystore.type"] = "PEM"
                 options["ssl.keystore.certificate.chain"] = _read(self.certificate_file, "certificateFile")
                 options["ssl.keystore.key"] = key
@@ -317,6 +318,22 @@ def _jaas(value: str) -> str:
     for letter, escape in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r")):
         value = value.replace(letter, escape)
     return f'"{value}"'
+
+
+def _java_key(path: Path) -> str:
+    """The text of a PEM key, when it is one that Kafka's Java client reads."""
+    text = _read(path, "keyFile")
+    pem = re.search(r"-----BEGIN (?:ENCRYPTED )?PRIVATE KEY-----([^-]+)-----END", text)
+    if pem is None:
+        raise SecretError(
+            f"keyFile {path} is not PKCS #8, the only form of key that Java reads: convert it with `openssl pkcs8 -topk8`",
+        )
+    if _PBES2 in base64.b64decode(pem[1]):
+        raise SecretError(
+            f"keyFile {path} is encrypted by PBES2, which Kafka's Java client cannot undo on Java 17: convert it with "
+            "`openssl pkcs8 -topk8 -v1 PBE-SHA1-3DES`, or mount it unencrypted",
+        )
+    return text
 
 
 def _read(path: Path, what: str) -> str:
