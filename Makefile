@@ -46,7 +46,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); \
 	fi
 	@echo "installing into $(VENV): about 1.7 GB the first time, a minute or two on a good line"
-	@{ $(PIP) --quiet hatchling && $(PIP) --no-build-isolation --editable '.[all,dev]'; } \
+	@{ $(PIP) --quiet hatchling editables && $(PIP) --no-build-isolation --editable '.[all,dev]'; } \
 	  || { echo "installing failed, as pip says above: mend that (network? disk space?) and say make again" >&2; exit 1; }
 	@touch $@
 
