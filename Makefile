@@ -38,6 +38,7 @@ demo-fast: jars ## The same with fewer months (90 seconds).
 
 .PHONY: venv
 venv: $(INSTALLED) ## Make the virtual environment .venv with everything installed, at the versions of constraints.txt.
+	@echo "$(VENV) is ready"
 
 # Java is looked for first: better to hear of it before a gigabyte is downloaded than after.
 $(INSTALLED): pyproject.toml constraints.txt
