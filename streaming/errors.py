@@ -4,6 +4,7 @@ DriftlineError (reference.errors)
 └── StreamingError
     ├── InvalidMonitor      a ModelMonitor that cannot be used; exit code 2
     ├── BaselineMismatch    a baseline that does not fit the ModelMonitor; exit code 2
+    ├── IncompatibleCheckpoint  a checkpoint made under other settings; exit code 2
     ├── ServiceUnavailable  Kafka or a topic that is not there in time; exit code 1
     │   ├── KafkaError      a cluster that cannot be reached, or refuses what it was asked
     │   └── BrokerError     the embedded Kafka does not come up
@@ -27,6 +28,12 @@ class InvalidMonitor(StreamingError):
 
 class BaselineMismatch(StreamingError):
     """A baseline that does not fit the ModelMonitor."""
+
+    exit_code = 2
+
+
+class IncompatibleCheckpoint(StreamingError):
+    """A checkpoint whose state was made under other settings."""
 
     exit_code = 2
 

@@ -1,0 +1,266 @@
+"""The one query: Kafka -> decode, score, fold -> merge, compare -> Kafka.
+
+The only place that starts Spark, joins source to sink and waits.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from reference.files import write_whole
+from reference.store import CURRENT, Store
+from streaming.errors import BaselineMismatch, IncompatibleCheckpoint
+from streaming.spec import ModelMonitor
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+
+    from streaming.worker import Task
+
+_STAMP_VERSION = 1
+
+
+def run(monitor: ModelMonitor) -> int:
+    """Run the monitor of one model until it is stopped by SIGTERM or SIGINT, or its timeout is over.
+
+    A stop lets the running micro-batch end, so nothing is done twice. Returns the exit code.
+
+    Raises
+    ------
+    BaselineNotFound, BaselineMismatch, IncompatibleCheckpoint
+        Before any Spark starts.
+    KafkaError
+        When the cluster or a topic is not there in time.
+    """
+    monitor = absolute(monitor)
+    version = pinned_baseline(monitor)
+    check_baseline(monitor, version)
+    prepare_topics(monitor)
+    spark = session(monitor)
+    try:
+        query = start(spark, monitor, version)
+        return _await(query, monitor)
+    finally:
+        spark.stop()
+
+
+def absolute(monitor: ModelMonitor) -> ModelMonitor:
+    """The same with local paths made absolute, because Spark's workers may have another working directory."""
+    spec = monitor.spec
+    return monitor.model_copy(
+        update={
+            "spec": spec.model_copy(
+                update={
+                    "reference": spec.reference.model_copy(update={"store": _absolute(spec.reference.store)}),
+                    "job": spec.job.model_copy(update={"checkpoint": _absolute(spec.job.checkpoint)}),
+                },
+            ),
+        },
+    )
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).resolve())
+
+
+def check_baseline(monitor: ModelMonitor, version: str) -> None:
+    """Raise BaselineMismatch when the baseline does not know a feature of the model, or knows it as another type."""
+    baseline = Store(monitor.spec.reference.store).load(monitor.name, version)
+    lacking = baseline.lacking(monitor.spec.model.request_schema, "request")
+    if lacking:
+        raise BaselineMismatch(
+            f"baseline {version} of model {monitor.name!r} does not fit the ModelMonitor: {'; '.join(lacking)}; "
+            "build one from a table that has all features",
+        )
+
+
+def pinned_baseline(monitor: ModelMonitor) -> str:
+    """The baseline of this checkpoint: the one it began with, else the one that the ModelMonitor names.
+
+    The open windows in the state are counted on that baseline's rulers. What else the state depends on is stamped
+    beside it.
+
+    Raises
+    ------
+    IncompatibleCheckpoint
+        When the state was made under other windows, features or numbers of partitions.
+    """
+    fs, root = fsspec.core.url_to_fs(monitor.spec.job.checkpoint)
+    path = f"{root}/driftline/stamp.json"
+    wanted = {
+        "version": _STAMP_VERSION,
+        "model": monitor.name,
+        "duration": monitor.model_dump(mode="json", by_alias=True)["spec"]["window"]["duration"],
+        "pane": str(monitor.spec.window.pane),
+        "columns": _digest([monitor.spec.model.model_dump(mode="json", include={"features", "predictions"})]),
+        "statePartitions": monitor.spec.job.state_partitions,
+        "percentiles": bool({"percentiles", "iqr"} & set(monitor.spec.statistics.metrics)),
+        "comoments": bool({"covariance", "correlation"} & set(monitor.spec.statistics.metrics)),
+    }
+    try:
+        stamp = json.loads(fs.cat_file(path))
+    except FileNotFoundError:
+        version = monitor.spec.reference.version
+        version = Store(monitor.spec.reference.store).current(monitor.name) if version == CURRENT else version
+        Store(monitor.spec.reference.store).load(monitor.name, version)
+        write_whole(fs, path, json.dumps({**wanted, "baseline": version}, indent=2).encode() + b"\n")
+        return version
+    changed = [f"{key} was {stamp.get(key)!r} and is {value!r}" for key, value in wanted.items() if stamp.get(key) != value]
+    if changed:
+        raise IncompatibleCheckpoint(
+            f"the checkpoint {monitor.spec.job.checkpoint} was made under other settings ({'; '.join(changed)}): give "
+            "spec.job.checkpoint a new directory (the monitor then begins at kafka.startingOffsets), or change the settings back",
+        )
+    return str(stamp["baseline"])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def prepare_topics(monitor: ModelMonitor) -> None:
+    """Create the topics, or wait for them: a source topic that is not there kills a query at its first batch."""
+    from streaming.kafka import ensure_topics
+
+    kafka, topics = monitor.spec.kafka, monitor.topics
+    largest = str(kafka.max_message_bytes * 16)  # a dead letter holds in base64 what was too large
+    limits = {"max.message.bytes": largest}
+    common = {
+        "replication": kafka.replication_factor,
+        "timeout": kafka.topic_timeout,
+        "create": kafka.create_topics,
+    }
+    ensure_topics(kafka, [topics.inference], kafka.partitions, configs=limits, **common)  # type: ignore[arg-type]
+    ensure_topics(kafka, [topics.outliers, topics.statistics, topics.drift], 1, configs={}, **common)  # type: ignore[arg-type]
+    ensure_topics(kafka, [topics.deadletter], 1, configs=limits, **common)  # type: ignore[arg-type]
+
+
+def session(monitor: ModelMonitor) -> "SparkSession":
+    """A Spark session with the connector's jars, and the monitor's own settings last."""
+    from pyspark.sql import SparkSession
+
+    from streaming.jars import jars
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers start the system's Python
+    job = monitor.spec.job
+    settings = {
+        "spark.master": job.master,
+        "spark.app.name": f"driftline-{monitor.name}",
+        "spark.jars": ",".join(str(jar) for jar in jars("spark-kafka")),
+        "spark.driver.memory": job.driver.memory,
+        "spark.executor.memory": job.executors.memory,
+        "spark.executor.cores": str(job.executors.cores),
+        "spark.executor.instances": str(job.executors.instances),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.shuffle.partitions": str(job.state_partitions),
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.streaming.stateStore.providerClass": (
+            "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
+        ),
+        # Writes a batch's changes and not the whole state: a commit costs what the batch did.
+        "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(64 << 20),
+        **job.spark,
+    }
+    builder = SparkSession.builder
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("WARN")
+    return spark
+
+
+def start(spark: "SparkSession", monitor: ModelMonitor, version: str) -> "StreamingQuery":
+    """Start the query."""
+    from streaming.worker import Task
+
+    kafka, job = monitor.spec.kafka, monitor.spec.job
+    task = Task(monitor.model_dump_json(by_alias=True), version, time.time_ns() // 1_000_000)
+    frontiers = f"{job.checkpoint}/driftline/frontiers"
+    options = {
+        **kafka.for_spark(),
+        "subscribe": monitor.topics.inference,
+        "startingOffsets": kafka.starting_offsets,
+        "includeHeaders": "true",
+        "failOnDataLoss": "true",
+    }
+    if job.max_offsets_per_trigger is not None:
+        options["maxOffsetsPerTrigger"] = str(job.max_offsets_per_trigger)
+    messages = spark.readStream.format("kafka").options(**options).load()
+    reports = merged(folded(messages, task, frontiers), task, frontiers)
+    sink = {**kafka.for_spark(), "kafka.max.request.size": str(kafka.max_message_bytes * 16), "kafka.linger.ms": "5"}
+    return (
+        reports.writeStream.format("kafka")
+        .options(**sink)
+        .queryName(f"driftline-{monitor.name}")
+        .option("checkpointLocation", job.checkpoint)
+        .trigger(processingTime=f"{int(job.trigger_interval.total_seconds() * 1000)} milliseconds")
+        .outputMode("update")
+        .start()
+    )
+
+
+def folded(messages: "DataFrame", task: "Task", frontiers: str) -> "DataFrame":
+    """Outliers, dead letters and partial window summaries of raw Kafka messages; see `streaming.fold`."""
+    from streaming.fold import FOLDED
+
+    def stage(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
+        from streaming.fold import fold
+
+        return fold(batches, task, frontiers)
+
+    return messages.select("key", "value", "partition", "offset", "timestamp", "headers").mapInArrow(stage, FOLDED)
+
+
+def merged(rows: "DataFrame", task: "Task", frontiers: str) -> "DataFrame":
+    """What goes to Kafka, of folded rows; see `streaming.merge`."""
+    from streaming.merge import REPORTED, MergeProcessor
+
+    return rows.groupBy("model", "segment").transformWithStateInPandas(
+        statefulProcessor=MergeProcessor(task, frontiers),
+        outputStructType=REPORTED,
+        outputMode="Update",
+        timeMode="ProcessingTime",
+    )
+
+
+def _await(query: "StreamingQuery", monitor: ModelMonitor) -> int:
+    """Wait until the query ends or somebody wants it to."""
+    wanted = threading.Event()
+    before = {number: signal.signal(number, lambda *_: wanted.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    limit = monitor.spec.job.timeout
+    deadline = None if limit is None else time.monotonic() + limit.total_seconds()
+    try:
+        while query.isActive and not wanted.is_set() and (deadline is None or time.monotonic() < deadline):
+            wanted.wait(0.2)
+        if query.isActive:
+            _drain(query)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    failure = query.exception()
+    if failure is not None:
+        print(f"driftline: the query failed: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _drain(query: "StreamingQuery") -> None:
+    """Stop between two micro-batches where that is soon, so that nothing is done twice after the next start."""
+    deadline = time.monotonic() + 10
+    while query.isActive and query.status["isTriggerActive"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    query.stop()

@@ -1,0 +1,261 @@
+"""The stateful stage: merges partial summaries by (model, segment), keeps event time, and reports windows.
+
+It runs with ``timeMode="ProcessingTime"`` and keeps a watermark of its own for each key: the minimum over the Kafka
+partitions that are not idle of the newest event time, less `watermarkDelay`. Spark's global watermark is a batch late,
+is moved by a single bad timestamp, drops late rows without a count and never closes the last window of a silent stream.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pandas as pd
+from pyspark.sql.streaming import StatefulProcessor, StatefulProcessorHandle
+
+from streaming.fold import CLOCK, LATE, PANE, RECORD
+from streaming.frontier import Frontiers
+from streaming.pane import Pane, milliseconds
+from streaming.publish import Report, published
+from streaming.worker import Task, Worker, worker
+
+if TYPE_CHECKING:
+    from pyspark.sql.streaming.stateful_processor import ExpiredTimerInfo, TimerValues
+
+REPORTED = "topic string, key string, value binary"
+"""Schema of what goes to Kafka."""
+_NEVER = -(2**62)
+
+
+class _Clock(msgspec.Struct, array_like=True):
+    """What is known of one Kafka partition."""
+
+    newest: int
+    """Newest event time, ms."""
+    seen: int
+    """Processing time at which it last had a message for this key, ms."""
+
+
+class _Open(msgspec.Struct, array_like=True):
+    """A window that has not closed."""
+
+    revision: int = 0
+    reported: int = _NEVER
+    """Processing time of its last provisional report, ms."""
+    changed: bool = True
+    """Whether it has rows that no report tells of."""
+
+
+class Head(msgspec.Struct, array_like=True):
+    """The state of one key beside its panes. Its version is the first field: see docs/decisions."""
+
+    version: int = 1
+    clocks: dict[int, _Clock] = msgspec.field(default_factory=dict)
+    """Kafka partition -> clock."""
+    windows: dict[int, _Open] = msgspec.field(default_factory=dict)
+    """Start, ms -> open window."""
+    frontier: int = _NEVER
+    """Windows that end here or earlier have closed; never moves back."""
+    late: int = 0
+    """Late messages that no final report tells of yet."""
+    timer: int | None = None
+    """When the key wants to be woken, processing time, ms."""
+
+
+_decode_head = msgspec.msgpack.Decoder(Head).decode
+_decode_late = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
+
+
+@dataclass(slots=True)
+class Merge:
+    """One key for the length of one call: state in, records and state out. No Spark in here, so tests drive it by hand."""
+
+    me: Worker
+    segment: str
+    head: Head
+    panes: "Panes"
+    now: int
+    """Processing time, ms."""
+
+    def absorb(self, rows: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+        """Take folded rows in; yields the records that are due whatever the clocks say (dead letters of late messages)."""
+        for kind, at, number, body in zip(rows["kind"], rows["time"], rows["number"], rows["body"], strict=True):
+            if kind == PANE:
+                self._add(int(at), Pane.from_bytes(body, self.me.plans))
+            elif kind == CLOCK:
+                clock = self.head.clocks.setdefault(int(number), _Clock(_NEVER, self.now))
+                clock.newest, clock.seen = max(clock.newest, int(at)), self.now
+            elif kind == LATE:
+                pane, letters = _decode_late(body)
+                if int(at) + self.me.duration <= self.head.frontier:
+                    self.head.late += len(letters)
+                    for letter in letters:
+                        yield self.me.monitor.topics.deadletter, letter
+                else:  # the fold knew of a frontier that a crash has taken back
+                    self._add(int(at), Pane.from_bytes(pane, self.me.plans))
+
+    def advance(self) -> Iterator[tuple[str, bytes]]:
+        """Move the frontier, report what is due, drop what is done, and set the next timer."""
+        self.head.frontier = max(self.head.frontier, self._watermark())
+        for start in sorted(self.head.windows):
+            window = self.head.windows[start]
+            if start + self.me.duration <= self.head.frontier:
+                yield from self._report(start, window, final=True)
+                del self.head.windows[start]
+            elif window.changed and self._provisional_due(window) <= self.now:
+                yield from self._report(start, window, final=False)
+        for start in self.panes.starts():
+            if start + self.me.duration <= self.head.frontier:
+                self.panes.drop(start)
+        self.head.timer = self._next_timer()
+
+    def _add(self, start: int, pane: Pane) -> None:
+        self.panes.add(start, pane)
+        first = start - self.me.duration + self.me.pane
+        for window in range(first, start + 1, self.me.pane):
+            if window + self.me.duration > self.head.frontier:
+                self.head.windows.setdefault(window, _Open()).changed = True
+
+    def _idle_at(self, clock: _Clock) -> int:
+        """When a partition counts as idle: silence before this run of the job began is the job's, not the stream's."""
+        return max(clock.seen, self.me.started) + milliseconds(self.me.monitor.spec.window.idle_timeout)
+
+    def _watermark(self) -> int:
+        if not self.head.clocks:
+            return _NEVER
+        active = [clock.newest for clock in self.head.clocks.values() if self._idle_at(clock) > self.now]
+        if active:
+            return min(active) - milliseconds(self.me.monitor.spec.window.watermark_delay)
+        # Nothing has come for idleTimeout: no window waits any longer.
+        return max((start + self.me.duration for start in self.head.windows), default=self.head.frontier)
+
+    def _provisional_due(self, window: _Open) -> int:
+        settings = self.me.monitor.spec.window
+        return window.reported + milliseconds(settings.emit_every) if settings.provisional else 2**62
+
+    def _next_timer(self) -> int | None:
+        if not self.head.windows:
+            return None
+        due = [self._provisional_due(window) for window in self.head.windows.values() if window.changed]
+        idle = [at for clock in self.head.clocks.values() if (at := self._idle_at(clock)) > self.now]
+        return min((at for at in (*due, *idle) if at < 2**62), default=None)
+
+    def _report(self, start: int, window: _Open, *, final: bool) -> Iterator[tuple[str, bytes]]:
+        window.revision, window.reported, window.changed = window.revision + 1, self.now, False
+        status = "final" if final else "provisional"
+        report = Report(self.segment, start, status, window.revision, self.head.late)  # type: ignore[arg-type]
+        if final:
+            self.head.late = 0
+        whole = self.panes.sum(range(start, start + self.me.duration, self.me.pane))
+        yield from published(self.me, report, whole)
+
+
+class Panes:
+    """The panes of one key in Spark's state, read once and written once a batch."""
+
+    def __init__(self, state: Any, me: Worker) -> None:
+        self._state, self._me = state, me
+        self._read: dict[int, Pane] = {}
+        self._changed: set[int] = set()
+
+    def get(self, start: int) -> Pane | None:
+        if start not in self._read and self._state.containsKey((start,)):
+            (data,) = self._state.getValue((start,))
+            self._read[start] = Pane.from_bytes(bytes(data), self._me.plans)
+        return self._read.get(start)
+
+    def add(self, start: int, pane: Pane) -> None:
+        before = self.get(start)
+        self._read[start] = pane if before is None else before + pane
+        self._changed.add(start)
+
+    def sum(self, starts: range) -> Pane:
+        whole = self._me.no_rows
+        for start in starts:
+            pane = self.get(start)
+            if pane is not None:
+                whole += pane
+        return whole
+
+    def starts(self) -> list[int]:
+        """Of all panes there are, ascending."""
+        return sorted({int(start) for (start,) in self._state.keys()} | set(self._read))
+
+    def drop(self, start: int) -> None:
+        self._read.pop(start, None)
+        self._changed.discard(start)
+        if self._state.containsKey((start,)):
+            self._state.removeKey((start,))
+
+    def write(self) -> None:
+        for start in sorted(self._changed):
+            self._state.updateValue((start,), (self._read[start].to_bytes(),))
+
+
+class MergeProcessor(StatefulProcessor):
+    """`Merge` on Spark's state: one head and a map of panes for each key, and one processing-time timer."""
+
+    def __init__(self, task: Task, frontiers: str) -> None:
+        self._task, self._folder = task, frontiers
+
+    def init(self, handle: StatefulProcessorHandle) -> None:
+        self._handle = handle
+        self._head = handle.getValueState("head", "body binary")
+        self._panes = handle.getMapState("panes", "start long", "body binary")
+        self._me = worker(self._task)
+        self._frontiers: dict[tuple[str, str], int] = {}
+
+    def handleInputRows(  # noqa: N802 - Spark's name
+        self, key: Any, rows: Iterator[pd.DataFrame], timerValues: "TimerValues"
+    ) -> Iterator[pd.DataFrame]:
+        merge = self._merge(key, timerValues)
+        before = merge.head.timer
+        for part in rows:
+            through = part["kind"] == RECORD
+            if through.any():
+                yield _reported(key, part.loc[through, "topic"], part.loc[through, "body"])
+            yield from _frames(key, merge.absorb(part[~through]))
+        yield from _frames(key, merge.advance())
+        self._keep(key, merge, before)
+
+    def handleExpiredTimer(  # noqa: N802 - Spark's name
+        self, key: Any, timerValues: "TimerValues", expiredTimerInfo: "ExpiredTimerInfo"
+    ) -> Iterator[pd.DataFrame]:
+        merge = self._merge(key, timerValues)
+        expired = expiredTimerInfo.getExpiryTimeInMs()
+        before = None if merge.head.timer == expired else merge.head.timer
+        yield from _frames(key, merge.advance())
+        self._keep(key, merge, before)
+
+    def close(self) -> None:
+        if self._frontiers:
+            from pyspark import TaskContext
+
+            context = TaskContext.get()
+            Frontiers(self._folder).write(0 if context is None else context.partitionId(), self._frontiers)
+
+    def _merge(self, key: Any, timers: "TimerValues") -> Merge:
+        head = _decode_head(bytes(self._head.get()[0])) if self._head.exists() else Head()
+        return Merge(self._me, key[1], head, Panes(self._panes, self._me), timers.getCurrentProcessingTimeInMs())
+
+    def _keep(self, key: Any, merge: Merge, before: int | None) -> None:
+        merge.panes.write()
+        if merge.head.timer != before:
+            if before is not None:
+                self._handle.deleteTimer(before)
+            if merge.head.timer is not None:
+                self._handle.registerTimer(merge.head.timer)
+        self._head.update((msgspec.msgpack.encode(merge.head),))
+        self._frontiers[key[0], key[1]] = merge.head.frontier
+
+
+def _frames(key: Any, records: Iterator[tuple[str, bytes]]) -> Iterator[pd.DataFrame]:
+    found = list(records)
+    if found:
+        topics, bodies = zip(*found, strict=True)
+        yield _reported(key, topics, bodies)
+
+
+def _reported(key: Any, topics: Any, bodies: Any) -> pd.DataFrame:
+    name = f"{key[0]}/{key[1]}" if key[1] else key[0]
+    return pd.DataFrame({"topic": list(topics), "key": name, "value": list(bodies)})
