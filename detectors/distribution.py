@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from detectors.statistics.column import ColumnSummary
 class Distribution(ABC):
     """The empirical distribution of a column's values."""
 
-    exact: ClassVar[bool]
+    exact: bool
     """Whether every single value is at hand."""
 
     @property
@@ -44,7 +44,7 @@ class Steps(Distribution):
 
     values: NDArray[np.float64]
     """(n,) sorted ascending."""
-    exact: ClassVar[bool] = True
+    exact: bool = True
 
     @property
     @override
@@ -67,11 +67,11 @@ class Steps(Distribution):
 
 @dataclass(frozen=True)
 class Ramps(Distribution):
-    """Values known by the count and the sum of each bin of a ruler.
+    """Values known by how often each occurs, or by the count and the sum of each bin of a ruler.
 
     In each bin they are taken as evenly spread over the widest interval around their mean that the bin can hold: the
     whole bin when the mean is in its middle, a single point when it is at the end, which is where the marks of a
-    discrete feature are. Counts and means of all bins are kept, so integrals over a bin stay exact.
+    discrete feature are. A value that is alone in its bin is known from the sum. Counts and means of all bins are kept, so integrals over a bin stay exact.
     """
 
     starts: NDArray[np.float64]
@@ -80,17 +80,22 @@ class Ramps(Distribution):
     """(k,) ascending; each at least its start and at most the next start."""
     counts: NDArray[np.float64]
     """(k,) values spread evenly from start to end."""
-    exact: ClassVar[bool] = False
+    at_ends: NDArray[np.float64]
+    """(k,) the same counts where all values lie at the upper mark of their bin, else 0."""
+    exact: bool = False
 
     @classmethod
     def of(cls, column: ColumnSummary) -> "Ramps":
-        """From the ruler counts of a column that has at least one value.
+        """From the counts of a column that has at least one value: by value when there are few, else by the ruler.
 
         Raises
         ------
         NotApplicable
             When the column was counted on no ruler.
         """
+        if column.counts and not column.unlisted:
+            values, times = np.array(sorted(column.counts.items()), np.float64).T
+            return cls(values, values, times, times, exact=True)
         if column.bins is None or column.sums is None or column.ruler is None:
             msg = f"column {column.name!r} has neither its values nor ruler counts: build a baseline first"
             raise NotApplicable(msg)
@@ -102,12 +107,14 @@ class Ramps(Distribution):
         with np.errstate(over="ignore", invalid="ignore"):
             mean = np.clip(column.sums[filled] / counts, low, high)
             mean = np.where(np.isfinite(mean), mean, low / 2 + high / 2)
-            # A mean that is off its bin's end only by the rounding of the sum is at the end.
-            slack = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high)) * np.sqrt(counts)
+            # A mean that is off its bin's end only by rounding (a ruler divides a bin by 2^20) is at the end.
+            rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high)) * np.sqrt(counts)
+            slack = np.maximum(rounding, (high - low) * 1e-6)
             mean = np.where(high - mean <= slack, high, mean)
             mean = np.where(mean - low <= slack, low, mean)
-            half = np.minimum(mean - low, high - mean)
-            return cls(mean - half, mean + half, counts)
+            half = np.where(counts > 1, np.minimum(mean - low, high - mean), 0.0)
+            start, end = np.maximum(mean - half, low), np.minimum(mean + half, high)
+            return cls(start, end, counts, np.where(mean == marks[filled + 1], counts, 0.0))
 
     @cached_property
     def _before(self) -> NDArray[np.float64]:
@@ -152,7 +159,7 @@ def pair(reference: ColumnSummary, window: ColumnSummary) -> tuple[Distribution,
 
     Once the window is not whole, what the same ruler counted of the reference is the better companion, since its errors are alike.
     """
-    if window.values is None and reference.bins is not None:
+    if window.values is None and (reference.bins is not None or reference.counts):
         return Ramps.of(reference), Ramps.of(window)
     return distribution(reference), distribution(window)
 

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.distribution import Steps, distribution
+from detectors.distribution import Ramps, Steps, distribution
 from detectors.errors import NotApplicable
 from detectors.statistics.column import ColumnSummary
 
@@ -148,7 +148,7 @@ def by_bin(reference: ColumnSummary, window: ColumnSummary, distinct: float | No
     inner = edges[1:-1]
     p, q = distribution(reference), distribution(window)
     below_p, below_q = p.below(inner), q.below(inner)
-    if isinstance(p, Steps) and not q.exact and window.ruler is not None and window.bins is not None:
+    if isinstance(p, Steps) and not q.exact:
         below_q = _like_reference(p, window, inner)
     return Frequencies(
         np.diff(below_p, prepend=0.0, append=reference.count),
@@ -161,18 +161,23 @@ def by_bin(reference: ColumnSummary, window: ColumnSummary, distinct: float | No
 def union_distinct(reference: ColumnSummary, window: ColumnSummary) -> float:
     """How many distinct values there are in both samples together; an estimate once the window is not whole.
 
-    Then those of the reference and, by Good and Turing, as many new ones as its share of values that occur once lets expect.
+    Then those of the reference, and of the window's values that are not at a mark of the ruler (where every common value of the
+    reference is) so many as the reference has values that occur once among its own ones beside the marks: Good and Turing's
+    estimate of what was never seen before.
     """
     if reference.values is not None and window.values is not None:
         return len(_distinct(np.sort(np.concatenate((reference.values, window.values)))))
     if reference.counts is not None and window.counts is not None:
         return len({*reference.counts, *window.counts}) + (window.unlisted > 0) + (reference.unlisted > 0)
-    if reference.values is not None:
+    p, q = Ramps.of(reference), Ramps.of(window)
+    beside = p.total - p.at_ends.sum()
+    if reference.values is None:
+        known, unique = float(reference.distinct or np.count_nonzero(p.at_ends) + beside), beside
+    else:
         new = np.concatenate(([True], np.diff(reference.values) != 0, [True]))
-        single = np.count_nonzero(new[1:] & new[:-1])
-        return float(np.count_nonzero(new[:-1]) + single / reference.count * window.count)
-    known = reference.distinct
-    return reference.count + window.count if known is None else known
+        known, unique = float(np.count_nonzero(new[:-1])), float(np.count_nonzero(new[1:] & new[:-1]))
+    rate = min(unique / beside, 1.0) if beside else 0.0
+    return known + rate * float(q.total - q.at_ends.sum())
 
 
 def differences(reference: ColumnSummary, window: ColumnSummary) -> dict[str, float]:
@@ -194,22 +199,29 @@ def without_zeros(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 def _like_reference(reference: Steps, window: ColumnSummary, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """How many values of the window are below each x, spread within a bin of the ruler as those of the reference are.
 
-    The counts at the marks are the window's own. In bins without reference values, as `Ramps` spreads them.
+    The counts at the marks are the window's own. Where the mean of the bin is not what it is in the reference, or the reference
+    has no values there, they are spread as `Ramps` does.
     """
     assert window.ruler is not None
     assert window.bins is not None
+    assert window.sums is not None
     marks = window.ruler.marks
-    upto = np.cumsum(window.bins)
     j = np.searchsorted(marks, x, side="left")
-    at_high = upto[j].astype(np.float64)
-    at_low = at_high - window.bins[j]
+    count = window.bins[j]
+    before = np.cumsum(window.bins)[j] - count
     start = np.concatenate(([-np.inf], marks))[j]
     end = np.concatenate((marks, [np.inf]))[j]
     first, here, last = reference.upto(start), reference.below(x), reference.upto(end)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = (here - first) / (last - first)
-    own = distribution(window).below(x)
-    return np.where(last > first, at_low + share * (at_high - at_low), own)
+    own = Ramps.of(window).below(x)
+    like = np.zeros(len(x), np.bool_)
+    share = np.zeros(len(x))
+    for i in np.flatnonzero((count > 1) & (last > first)):
+        inside = reference.values[int(first[i]) : int(last[i])]
+        share[i] = (here[i] - first[i]) / len(inside)
+        # Within three standard errors.
+        off = abs(window.sums[j[i]] / count[i] - inside.mean())
+        like[i] = off <= 3 * inside.std() * math.sqrt(1 / count[i] + 1 / len(inside)) + 1e-6 * (end[i] - start[i])
+    return np.where(like, before + share * count, own)
 
 
 def _distinct(ordered: NDArray[np.float64]) -> NDArray[np.float64]:

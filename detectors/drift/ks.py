@@ -63,14 +63,16 @@ class KolmogorovSmirnov(DriftDetector):
         explanation = differences(reference, window)
         if reference.values is not None and window.values is not None:
             return Score(_p_value(reference.values, window.values), explanation=explanation)
-        marks = _marks(reference, window)
-        p, q = distribution(reference).upto(marks), distribution(window).upto(marks)
+        a, b = distribution(reference), distribution(window)
+        exact = a.exact and b.exact
+        marks = np.union1d(a.corners, b.corners) if exact else _marks(reference, window)
+        p, q = a.upto(marks), b.upto(marks)
         if max(reference.count, window.count) > _EXACT_SIZE:
             d = float(np.max(np.abs(p / reference.count - q / window.count)))
-            return Score(_asymptotic(d, reference.count, window.count), exact=False, explanation=explanation)
+            return Score(_asymptotic(d, reference.count, window.count), exact, explanation)
         # Each value is moved to the mark above it: that leaves D at the marks what it was.
-        moved = (np.repeat(marks, np.diff(c, prepend=0.0).astype(np.int64)) for c in (p, q))
-        return Score(_p_value(*moved), exact=False, explanation=explanation)
+        moved = (np.repeat(marks, np.rint(np.diff(c, prepend=0.0)).astype(np.int64)) for c in (p, q))
+        return Score(_p_value(*moved), exact, explanation)
 
 
 def _p_value(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

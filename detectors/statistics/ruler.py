@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 DEFAULT_RESOLUTION = 1024
 _TAIL_STEPS = 64
 _TAIL_REACH = 1e9
+_MAX_DISCRETE = 20
+"""Up to so many distinct values, drift detectors compare value by value instead of in bins."""
 _PLACES = 2.0**20
 """How finely a bin is divided for its mean."""
 _FURTHEST = 2.0**31
@@ -50,16 +52,23 @@ class Ruler:
             (or one atom, when a single value is more common than that). A column with at most `resolution` distinct
             values gets a mark for each of them.
 
+        Besides, there is a mark at every edge that Sturges' rule may ask for, so that histograms over the range of the
+        reference are exact, and there are some among its outermost values.
+
         Beyond the reference's range the marks widen geometrically, so that values far outside are still told apart;
         """
         if len(values) == 0:
             return cls(np.zeros(1))
         distinct = values[np.concatenate(([True], values[1:] != values[:-1]))]
-        if len(distinct) <= resolution:
-            body = distinct
-        else:
-            at = np.round(np.linspace(0, len(values) - 1, resolution + 1)).astype(np.int64)
-            body = np.unique(values[at])
+        body = distinct
+        if len(distinct) > resolution:
+            last = len(values) - 1
+            at = np.round(np.linspace(0, last, resolution + 1)).astype(np.int64)
+            # The outermost bins hold as many values as any other but may be as wide as all others together.
+            tail = 2 ** np.arange(max(int(np.log2(len(values) / resolution)), 0) + 1)
+            body = np.unique(values[np.concatenate((at, tail, last - tail))])
+        if len(distinct) > _MAX_DISCRETE:
+            body = np.unique(np.concatenate((body, _histogram_edges(len(values), values[0], values[-1]))))
         low, high = float(body[0]), float(body[-1])
         scale = max((high - low) / resolution, abs(low), abs(high)) * 1e-3 if high == low else (high - low) / resolution
         scale = scale if scale > 0 else 1e-3
@@ -109,6 +118,16 @@ class Ruler:
     def sums(self, counts: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64]:
         """(size,) the sum of the values of each bin, from what `tally` gives."""
         return self._origin * counts + self._unit * places
+
+
+def _histogram_edges(n: int, low: float, high: float) -> NDArray[np.float64]:
+    """Inner edges of the equal bins from low to high, for as many bins as n or up to 1,000 n values may need.
+
+    A histogram counts from an edge (included) on, a ruler up to a mark (included): so each is moved down to the next float.
+    """
+    most = int(np.ceil(np.log2(n) + 1)) + 10
+    edges = np.concatenate([np.linspace(low, high, bins + 1)[1:-1] for bins in range(5, most + 1)])
+    return np.unique(np.nextafter(edges, -np.inf))
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,10 @@ def test_covariance_and_correlation_equal_numpy():
     x, few = rng.normal(size=999), rng.integers(0, 3, 999).astype(float)
     co = merged(
         PLAN,
-        [summarise(PLAN, block(x[i::4], few[i::4], np.zeros(len(x[i::4]), bool), [0] * len(x[i::4]))) for i in range(4)],
+        [
+            summarise(PLAN, block(x[i::4], few[i::4], np.zeros(len(x[i::4]), bool), [0] * len(x[i::4])))
+            for i in range(4)
+        ],
     ).comoments
     np.testing.assert_allclose(co.covariance(), np.cov(x, few), rtol=1e-12)
     np.testing.assert_allclose(co.correlation(), np.corrcoef(x, few), rtol=1e-12)

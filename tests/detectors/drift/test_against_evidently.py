@@ -1,0 +1,151 @@
+"""Scores are those of stock Evidently: equal while the window is whole, within the stated bound beyond."""
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from detectors.drift import DRIFT, default_method
+
+NUMERIC = [name for name, method in DRIFT.items() if "numeric" in method.applies_to]
+CATEGORICAL = [name for name, method in DRIFT.items() if "categorical" in method.applies_to]
+
+
+def samples(kind: str, size: int, rng: np.random.Generator, flights) -> tuple[np.ndarray, np.ndarray]:
+    """Reference and window of one kind of column."""
+    shift = 0.15
+    match kind:
+        case "normal":
+            return rng.normal(size=size), rng.normal(shift, 1.1, size)
+        case "heavy-tailed":
+            return rng.standard_t(2, size), rng.standard_t(2, size) + shift
+        case "same":
+            return rng.exponential(size=size), rng.exponential(size=size)
+        case "few values":
+            return rng.poisson(2.0, size).astype(float), rng.poisson(2.2, size).astype(float)
+        case "two values":
+            return rng.integers(0, 2, size).astype(float), (rng.random(size) < 0.6).astype(float)
+        case "integers":
+            return rng.poisson(60.0, size).astype(float), rng.poisson(62.0, size).astype(float)
+        case "zero-inflated":
+            make = lambda m: np.where(rng.random(size) < 0.4, 0.0, rng.normal(m, 1.0, size))  # noqa: E731
+            return make(0.0), make(0.3)
+        case "with missing":
+            make = lambda m: np.where(rng.random(size) < 0.2, np.nan, rng.normal(m, 1.0, size))  # noqa: E731
+            reference, window = make(0.0), make(0.2)
+            window[0], reference[1] = np.inf, -np.inf
+            return reference, window
+        case "categories":
+            return rng.choice(list("abcdef"), size), rng.choice(list("abcdef"), size, p=[0.2, 0.2, 0.2, 0.2, 0.1, 0.1])
+        case "yes or no":
+            return rng.choice(["no", "yes"], size), rng.choice(["no", "yes"], size, p=[0.4, 0.6])
+        case "missing categories":
+            return rng.choice(["a", "b", None], size), rng.choice(["a", "b", None, "new"], size)
+        case "breast cancer" | "housing-like":
+            data = datasets.load_breast_cancer().data[:, 3 if kind == "breast cancer" else 10]
+            return rng.choice(data, size), rng.choice(data * 1.02, size)
+        case _:
+            january, july = flights[flights.month == 1][kind], flights[flights.month == 7][kind]
+            a, b = (column.sample(size, random_state=size, replace=True).to_numpy() for column in (january, july))
+            if a.dtype == object:
+                return a, b
+            return a.astype(float), b.astype(float)
+
+
+NUMBERS = [
+    *("normal", "heavy-tailed", "same", "few values", "two values", "integers", "zero-inflated", "with missing"),
+    *("breast cancer", "housing-like"),
+    *("dep_delay", "air_time", "distance", "hour", "sched_dep_time"),
+]
+STRINGS = ["categories", "yes or no", "missing categories", "carrier", "origin", "dest"]
+
+
+@pytest.mark.parametrize("size", [30, 500, 1000])
+@pytest.mark.parametrize("kind", [*NUMBERS, *STRINGS])
+def test_scores_are_equal_while_the_window_is_whole(kind, size, columns, evidently, flights):
+    rows = samples(kind, size, np.random.default_rng(size), flights)
+    methods = CATEGORICAL if kind in STRINGS else NUMERIC
+    expected = evidently(*rows, methods)
+    pair = columns.pair(*rows)
+    for name in methods:
+        verdict = DRIFT[name]().compare(*pair)
+        # Near 0 a distance that is a square root shows the rounding of its square.
+        assert verdict.score == pytest.approx(expected[name], rel=1e-9, abs=1e-7 if verdict.score < 1e-6 else 0), name
+        assert verdict.exact
+
+
+# Observed maxima are about two thirds of these. Hellinger's number of bins follows the number of distinct values, which is
+# not known exactly any more.
+WITHIN = {
+    "wasserstein": 0.00015,
+    "ks": 0.001,
+    "jensenshannon": 0.005,
+    "kl_div": 0.003,
+    "psi": 0.005,
+    "hellinger": 0.045,
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_scores_are_close_from_ruler_counts(kind, sketched, sketched_both, evidently, flights):
+    rows = samples(kind, 20_000, np.random.default_rng(1), flights)
+    expected = evidently(*rows, list(WITHIN))
+    for made in (sketched, sketched_both):
+        pair = made.pair(*rows)
+        for name, bound in WITHIN.items():
+            verdict = DRIFT[name]().compare(*pair)
+            assert verdict.score == pytest.approx(expected[name], rel=0, abs=bound), name
+            if pair[0].counts is not None and pair[1].counts is not None:
+                assert verdict.exact
+                assert verdict.score == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+
+
+@pytest.mark.parametrize("kind", STRINGS)
+def test_categories_are_counted_exactly_at_any_size(kind, columns, evidently, flights):
+    rows = samples(kind, 20_000, np.random.default_rng(1), flights)
+    expected = evidently(*rows, CATEGORICAL)
+    for name in CATEGORICAL:
+        verdict = DRIFT[name]().compare(*columns.pair(*rows))
+        assert verdict.score == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+        assert verdict.exact
+
+
+DISPLAY = {
+    "ks": "K-S p_value",
+    "z": "Z-test p_value",
+    "chisquare": "chi-square p_value",
+    "wasserstein": "Wasserstein distance (normed)",
+    "jensenshannon": "Jensen-Shannon distance",
+}
+
+
+@pytest.mark.parametrize("size", [1000, 1001])
+@pytest.mark.parametrize(
+    "kind", ["normal", "few values", "two values", "categories", "yes or no", "missing categories"]
+)
+def test_the_default_choice_is_evidentlys(kind, size, columns, evidently, flights):
+    rows = samples(kind, size, np.random.default_rng(2), flights)
+    ((chosen, score),) = evidently(*rows, [None]).items()
+    pair = columns.pair(*rows)
+    method = default_method(*pair)
+    assert DISPLAY[method.name] == chosen
+    verdict = method.compare(*pair)
+    assert verdict.score == pytest.approx(score, rel=1e-9 if verdict.exact else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("reference", "window"),
+    [
+        ([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0]),
+        ([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 5.0]),
+        ([0.0, 1.0], [0.0, 2.0]),
+        ([0.0, 0.0], [0.0, 1.0]),
+        ([1.0, 1.0], [1.0, 1.0]),
+        (["a", "b"], ["a", "c"]),
+        (["a", "a"], ["a", "b"]),
+        (["a", "a"], ["a", "a"]),
+    ],
+)
+def test_the_default_choice_counts_the_values_of_both(reference, window, columns, evidently):
+    rows = np.repeat(reference, 20), np.repeat(window, 20)
+    ((chosen, _),) = evidently(*rows, [None]).items()
+    assert DISPLAY[default_method(*columns.pair(*rows)).name] == chosen
