@@ -1,0 +1,475 @@
+"""The wire formats of the inference topic, decoded batch-wise into columns.
+
+CloudEvents in binary and in structured mode, and the envelope of older inference loggers, in any mix; bodies of KServe's
+V1 protocol and of V2 (Open Inference Protocol). What each message means is said by `streaming.protocol`, one message at
+a time; most messages are read many at once by a skeleton (`streaming.skeletons`) that was learned from one of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from detectors.statistics.block import Block, Codes
+from reference.schema import Model, Schema
+from streaming.headers import header_columns
+from streaming.positions import positions
+from streaming.protocol import (
+    CLOUD_EVENT_TYPES,
+    END_OF_TIME,
+    STRUCTURED,
+    Event,
+    Kind,
+    Reason,
+    Refused,
+    arranged,
+    body_of,
+    event_of_headers,
+    event_of_value,
+    parse_json,
+    shown,
+    values,
+)
+from streaming.skeletons import Chunk, Found, Matched, Skeleton, skeleton
+from streaming.tokens import PADDING, Bools, Floats, Ints, Text, Vocabulary, are_utf8, offsets_of, times
+
+__all__ = ["Decoded", "Decoder", "Reason", "Rejected", "Rows"]
+
+Door = Literal["value", "structured", "request", "response"]
+"""Where the event is: in a value of unknown kind, in a structured CloudEvent, or around a body (by headers)."""
+
+_HEADERS = ("ce_specversion", "ce_id", "ce_type", "ce_time", "ce_inferenceservicename", "content-type")
+_CHUNK_BYTES = 1 << 20
+_CHUNK_MESSAGES = 8192
+_LARGEST_SAMPLE = 1 << 18
+_MOST_SKELETONS = 32
+_MOST_MISSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message that cannot be used, and why."""
+
+    message: int
+    """Index in the batch."""
+    reason: Reason
+    text: str
+    """For a person: the thing, its value, and what would do."""
+    time: int | None
+    """Event time in milliseconds since the epoch, when it could be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The instances of a batch, in columns; messages ascend, and instances within a message."""
+
+    message: Ints
+    """(instances,) index of the message in the batch."""
+    instance: Ints
+    """(instances,) index of the instance in its message."""
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a batch of messages came to."""
+
+    ids: list[str]
+    """(messages,) request id; empty for rejected messages."""
+    times: Ints
+    """(messages,) event time in milliseconds since the epoch, rounded down; undefined for rejected messages."""
+    requests: Rows
+    responses: Rows
+    rejected: list[Rejected]
+    """By message, each at most once."""
+
+
+class Decoder:
+    """Decodes the inference topic of one model. It learns as it goes, which changes its speed and nothing else.
+
+    Parameters
+    ----------
+    model
+        What the model takes and answers, its names filled in.
+    max_bytes
+        A longer value is refused unread.
+    """
+
+    def __init__(self, model: Model, *, max_bytes: int = 1 << 20) -> None:
+        self.max_bytes = max_bytes
+        self.protocol = model.protocol
+        self.service = model.inference_service or model.name
+        self.schemas: dict[Kind, Schema] = {"request": model.request_schema, "response": model.response_schema}
+        self._known: dict[Door, list[Skeleton]] = {"value": [], "structured": [], "request": [], "response": []}
+
+    def decode(self, values: pa.BinaryArray, headers: pa.ListArray | None, timestamps: NDArray[np.int64]) -> Decoded:
+        """Decode a batch; every message is either decoded or rejected, whatever its bytes.
+
+        Parameters
+        ----------
+        values
+            The Kafka values, null for a tombstone.
+        headers
+            The column ``headers`` as Spark's Kafka source has it: lists of (key, value).
+        timestamps
+            (messages,) Kafka's own time in milliseconds since the epoch.
+        """
+        return _Batch(self, values, headers, timestamps).decoded()
+
+    def event(self, value: bytes, door: Door, headers: Mapping[str, bytes | None], kafka_time: int) -> Event:
+        """What surrounds the body of one message, as it was written.
+
+        Raises
+        ------
+        Refused
+            When nothing can be recognised.
+        """
+        if door in ("request", "response"):
+            return event_of_headers(headers, kafka_time)
+        return event_of_value(parse_json(value), kafka_time, structured=door == "structured")
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """The rows of one kind, as they come in from skeletons and from the slow way."""
+
+    schema: Schema
+    words: list[Vocabulary] = field(default_factory=list)
+    message: list[Ints] = field(default_factory=list)
+    instance: list[Ints] = field(default_factory=list)
+    numeric: list[Floats] = field(default_factory=list)
+    missing: list[Bools] = field(default_factory=list)
+    codes: list[tuple[NDArray[np.int32], ...]] = field(default_factory=list)
+    slow: list[tuple[int, int, list[Any]]] = field(default_factory=list)
+    """(message, instance, values) of what was read one by one."""
+
+    def __post_init__(self) -> None:
+        self.words = [Vocabulary() for _ in self.schema.categorical]
+
+    def add(self, matched: Matched, messages: Ints) -> None:
+        """Rows of a skeleton; `messages` says where its messages are in the batch."""
+        self.message.append(messages[matched.row_message])
+        self.instance.append(matched.row_instance)
+        self.numeric.append(matched.numeric)
+        self.missing.append(matched.missing)
+        self.codes.append(matched.codes)
+
+    def rows(self) -> Rows:
+        """Everything, in the order of messages."""
+        self._gather_slow()
+        width = len(self.schema.numeric)
+        if not self.message:
+            nothing = np.empty((0, width))
+            none = np.empty(0, np.int64)
+            columns = tuple(Codes(np.empty(0, np.int32), ()) for _ in self.words)
+            return Rows(none, none, Block(nothing, np.empty((0, width), np.bool_), columns))
+        message = _concatenated(self.message)
+        instance = _concatenated(self.instance)
+        numeric = _concatenated(self.numeric)
+        missing = _concatenated(self.missing)
+        codes = [_concatenated([piece[i] for piece in self.codes]) for i in range(len(self.words))]
+        if len(self.message) > 1 and bool((message[1:] < message[:-1]).any()):
+            order = np.argsort(message, kind="stable")
+            message, instance, numeric, missing = message[order], instance[order], numeric[order], missing[order]
+            codes = [column[order] for column in codes]
+        columns = tuple(Codes(column, tuple(word.codes)) for column, word in zip(codes, self.words, strict=True))
+        return Rows(message, instance, Block(numeric, missing, columns))
+
+    def _gather_slow(self) -> None:
+        if not self.slow:
+            return
+        self.slow.sort(key=lambda one: one[:2])
+        schema = self.schema
+        numeric_places = [i for i, column in enumerate(schema.columns) if column.type == "numeric"]
+        other_places = [i for i, column in enumerate(schema.columns) if column.type == "categorical"]
+        cells = [[row[i] for i in numeric_places] for _, _, row in self.slow]
+        shape = (len(cells), len(numeric_places))
+        self.message.append(np.array([message for message, _, _ in self.slow], np.int64))
+        self.instance.append(np.array([instance for _, instance, _ in self.slow], np.int64))
+        self.missing.append(np.array([[cell is None for cell in row] for row in cells], np.bool_).reshape(shape))
+        self.numeric.append(np.array(cells, np.float64).reshape(shape))  # None becomes NaN
+        self.codes.append(
+            tuple(
+                np.array([word.code(row[i]) for _, _, row in self.slow], np.int32)
+                for i, word in zip(other_places, self.words, strict=True)
+            )
+        )
+
+
+def _concatenated(arrays: list[Any]) -> Any:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+class _Batch:
+    """One call of `Decoder.decode`."""
+
+    def __init__(
+        self, decoder: Decoder, values: pa.BinaryArray, headers: pa.ListArray | None, timestamps: NDArray[np.int64]
+    ) -> None:
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        self.decoder = decoder
+        self.values = values if values.type == pa.binary() else values.cast(pa.binary())
+        self.count = len(values)
+        self.kafka = np.asarray(timestamps, np.int64)
+        self.columns = {} if headers is None or not self.count else header_columns(headers, _HEADERS)
+        self.ids: NDArray[np.object_] = np.full(self.count, "", np.object_)
+        self.times = self.kafka.copy()
+        self.left = np.ones(self.count, np.bool_)
+        """Messages that are not decided yet."""
+        self.rejected: list[Rejected] = []
+        self.pieces: dict[Kind, _Pieces] = {kind: _Pieces(schema) for kind, schema in decoder.schemas.items()}
+
+    def decoded(self) -> Decoded:
+        doors = self._doors()
+        self._refuse_by_size(doors)
+        everything = np.arange(self.count)
+        door: Door
+        for door in ("value", "structured", "request", "response"):
+            which = everything[self.left & (doors == _DOORS[door])]
+            if which.size and (door == "request" or door == "response"):  # noqa: PLR1714 - for the type checker
+                which = self._read_headers(which, door)
+                if not len(self.decoder.schemas[door]):
+                    continue
+            for part in self._parts(which):
+                self._decode_part(part, door)
+        for one in self.rejected:
+            self.ids[one.message] = ""
+        self.rejected.sort(key=lambda one: one.message)
+        return Decoded(
+            self.ids.tolist(), self.times, self.pieces["request"].rows(), self.pieces["response"].rows(), self.rejected
+        )
+
+    # What headers say -------------------------------------------------------------------------------------------------
+
+    def _headers_of(self, message: int) -> dict[str, bytes | None]:
+        return {name: column[message].as_py() for name, column in self.columns.items() if column[message].is_valid}
+
+    def _doors(self) -> NDArray[np.int8]:
+        doors = np.full(self.count, _DOORS["value"], np.int8)
+        event = np.zeros(self.count, np.bool_)
+        content = self.columns.get("content-type")
+        if content is not None:
+            encoded = content.fill_null(b"").dictionary_encode()
+            kinds = [_door_of(media) for media in encoded.dictionary.to_pylist()]
+            indices = encoded.indices.to_numpy()
+            doors = np.array([_DOORS[kind or "value"] for kind in kinds], np.int8)[indices]
+            event = np.array([kind is not None for kind in kinds], np.bool_)[indices]
+            for message in np.flatnonzero(doors == _DOORS["unknown"]):
+                media = shown(content[message].as_py().decode("utf-8", "replace"))
+                text = f"content type {media} cannot be read: send {STRUCTURED}"
+                self._reject(int(message), Reason.UNKNOWN_FORMAT, text, None)
+        version = self.columns.get("ce_specversion")
+        if version is not None:
+            binary = version.is_valid().to_numpy(zero_copy_only=False) & ~event
+            doors[binary] = _DOORS["request"]
+            kind = self.columns.get("ce_type")
+            if kind is not None:
+                doors[binary & _true(pc.equal(kind, _TYPE_OF["response"]))] = _DOORS["response"]
+        return doors
+
+    def _read_headers(self, which: Ints, door: Kind) -> Ints:
+        """Note ids and times of CloudEvents in binary mode; the messages whose body may be read."""
+        ok = np.ones(len(which), np.bool_)
+        at = pa.array(which)
+        whole = len(which) == self.count
+
+        def column(name: str) -> pa.BinaryArray | None:
+            found = self.columns.get(name)
+            return found if found is None or whole else found.take(at)
+
+        version, kind, ids = column("ce_specversion"), column("ce_type"), column("ce_id")
+        if version is None or kind is None or ids is None:
+            ok[:] = False
+        else:
+            ok &= _true(pc.starts_with(version, b"1."))
+            ok &= _true(pc.equal(kind, _TYPE_OF[door]))
+            ok &= are_utf8(ids) & (pc.binary_length(ids).fill_null(0).to_numpy() > 0)
+        service = column("ce_inferenceservicename")
+        if service is not None and self.decoder.service is not None:
+            other = pc.not_equal(service, self.decoder.service.encode())
+            ok &= ~_true(other)
+        moments = self.kafka[which]
+        fine = (moments >= 0) & (moments < END_OF_TIME)
+        written = column("ce_time")
+        if written is not None:
+            if written.null_count:
+                present = written.is_valid().to_numpy(zero_copy_only=False)
+                moments[present], fine[present] = times(written.drop_null())
+            else:
+                moments, fine = times(written)
+        ok &= fine
+        for message in which[~ok]:
+            self._one_by_one(int(message), door)
+        which = which[ok]
+        if which.size and ids is not None:
+            self.times[which] = moments[ok]
+            self.ids[which] = (ids if ok.all() else ids.filter(pa.array(ok))).cast(pa.string()).to_numpy(False)
+            self.left[which] = False
+        return which
+
+    def _refuse_by_size(self, doors: NDArray[np.int8]) -> None:
+        sizes = pc.binary_length(self.values).fill_null(0).to_numpy()
+        for message in np.flatnonzero(self.left & ((sizes == 0) | (sizes > self.decoder.max_bytes))):
+            size = int(sizes[message])
+            time = None
+            if doors[message] in (_DOORS["request"], _DOORS["response"]):
+                time = self._header_time(int(message))
+            if size:
+                text = f"{size} bytes are more than the {self.decoder.max_bytes} that kafka.maxMessageBytes allows"
+                self._reject(int(message), Reason.TOO_LARGE, text, time)
+            else:
+                self._reject(int(message), Reason.EMPTY, "the message has no value", time)
+
+    def _header_time(self, message: int) -> int | None:
+        try:
+            return event_of_headers(self._headers_of(message), int(self.kafka[message])).milliseconds
+        except Refused:
+            return None
+
+    # Many at once -----------------------------------------------------------------------------------------------------
+
+    def _parts(self, which: Ints) -> list[Ints]:
+        """The messages in parts whose bytes fit a processor's cache."""
+        offsets = offsets_of(self.values)
+        sizes = offsets[which + 1] - offsets[which]
+        if not which.size:
+            return []
+        parts = np.maximum((np.cumsum(sizes) - 1) // _CHUNK_BYTES, np.arange(len(which)) // _CHUNK_MESSAGES)
+        return np.split(which, np.flatnonzero(np.diff(parts)) + 1)
+
+    def _chunk(self, part: Ints) -> Chunk:
+        offsets = offsets_of(self.values)
+        starts, ends = offsets[part], offsets[part + 1]
+        low, high = int(starts[0]), int(ends[-1])
+        if high - low > 2 * int((ends - starts).sum()):  # much between them belongs to others
+            copied = self.values.take(pa.array(part))
+            offsets = offsets_of(copied)
+            starts, ends, low, high = offsets[:-1], offsets[1:], int(offsets[0]), int(offsets[-1])
+            source = copied.buffers()[2]
+        else:
+            source = self.values.buffers()[2]
+        data = np.zeros(high - low + PADDING, np.uint8)
+        data[: high - low] = np.frombuffer(source, np.uint8, high - low, low)
+        return Chunk(Text(pa.py_buffer(data)), starts - low, ends - low)
+
+    def _decode_part(self, part: Ints, door: Door) -> None:
+        chunk = self._chunk(part)
+        left = np.arange(len(part))
+        known = self.decoder._known[door]  # noqa: SLF001
+        for index, one in enumerate(list(known)):
+            if not left.size:
+                break
+            left, hit = self._match(one, chunk, part, left)
+            if hit and index:
+                known.remove(one)
+                known.insert(0, one)
+        misses = 0
+        while left.size and misses < _MOST_MISSES:
+            sample = int(part[left[0]])
+            left = left[1:]
+            good = self._one_by_one(sample, door)
+            if not good or not left.size:
+                continue
+            learned = self._learn(sample, door)
+            if learned is None or any(one.shape == learned.shape for one in known):
+                misses += 1
+                continue
+            left, hit = self._match(learned, chunk, part, left)
+            if hit:
+                known.insert(0, learned)
+                del known[_MOST_SKELETONS:]
+            else:
+                misses += 1
+        for message in part[left]:
+            self._one_by_one(int(message), door)
+
+    def _match(self, one: Skeleton, chunk: Chunk, part: Ints, left: Ints) -> tuple[Ints, bool]:
+        kind = one.shape.kind
+        matched, left = one.match(chunk, left, self.pieces[kind].words)
+        if matched is None or not matched.messages.size:
+            return left, False
+        messages = part[matched.messages]
+        self.left[messages] = False
+        if matched.ids is not None:
+            self.ids[messages] = matched.ids.cast(pa.string()).to_numpy(False)
+        if matched.times is not None:
+            self.times[messages] = matched.times
+        if len(one.schema):
+            self.pieces[kind].add(matched, messages)
+        return left, True
+
+    def _learn(self, message: int, door: Door) -> Skeleton | None:
+        value = self.values[message].as_py()
+        if len(value) > _LARGEST_SAMPLE:
+            return None
+        try:
+            parsed = positions(value)
+            if door in ("request", "response"):
+                kind: Kind = "request" if door == "request" else "response"
+                identity = time = None
+                body = parsed
+            else:
+                event = event_of_value(parsed, int(self.kafka[message]), structured=door == "structured")
+                kind = event.checked(self.decoder.service)
+                identity, time, body = event.id, event.time, body_of(event.body)
+            schema = self.decoder.schemas[kind]
+            rows, layout = arranged(body, kind, schema, self.decoder.protocol) if len(schema) else ([], "fixed")
+        except (Refused, ValueError, RecursionError):
+            return None
+        role: Literal["rfc3339", "seconds"] = "rfc3339" if isinstance(time, str) else "seconds"
+        return skeleton(value, parsed, Found(identity, time, role, rows, layout), kind, schema)
+
+    # One by one -------------------------------------------------------------------------------------------------------
+
+    def _reject(self, message: int, reason: Reason, text: str, time: int | None) -> None:
+        self.left[message] = False
+        self.rejected.append(Rejected(message, reason, text, time))
+
+    def _one_by_one(self, message: int, door: Door) -> bool:
+        """Read one message by the letter of `streaming.protocol`; False when it is rejected."""
+        time = None
+        try:
+            value = self.values[message].as_py()
+            event = self.decoder.event(value, door, self._headers_of(message), int(self.kafka[message]))
+            time = event.milliseconds
+            kind = event.checked(self.decoder.service)
+            schema = self.decoder.schemas[kind]
+            rows: Sequence[Any] = ()
+            if len(schema):
+                body = parse_json(value) if door in ("request", "response") else body_of(event.body)
+                arrangement, _ = arranged(body, kind, schema, self.decoder.protocol)
+                rows = values(arrangement, schema)
+        except Refused as refused:
+            self._reject(message, refused.reason, refused.text, time)
+            return False
+        except Exception as error:  # noqa: BLE001 - an exception here would take the worker down, and the query with it
+            self._reject(message, Reason.INTERNAL, f"{type(error).__name__}: {shown(str(error))}", time)
+            return False
+        self.left[message] = False
+        self.ids[message] = str(event.id)
+        self.times[message] = event.milliseconds or 0
+        self.pieces[kind].slow += [(message, instance, row) for instance, row in enumerate(rows)]
+        return True
+
+
+_DOORS: Mapping[str, int] = {"unknown": -1, "value": 0, "structured": 1, "request": 2, "response": 3}
+_TYPE_OF: Mapping[str, bytes] = {kind: name.encode() for name, kind in CLOUD_EVENT_TYPES.items()}
+
+
+def _door_of(content_type: bytes) -> Literal["structured", "unknown"] | None:
+    """The door for a content type; None where it says nothing about events."""
+    media = content_type.split(b";")[0].strip().lower()
+    if media == STRUCTURED.encode():
+        return "structured"
+    return "unknown" if media.startswith(b"application/cloudevents") else None
+
+
+def _true(array: pa.BooleanArray) -> Bools:
+    """Null is False."""
+    found: Bools = array.fill_null(False).to_numpy(zero_copy_only=False)
+    return found
