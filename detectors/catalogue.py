@@ -41,7 +41,7 @@ def one_of(kind: str, catalogue: Mapping[str, type[Settings]]) -> Any:
             if name is None:
                 msg = f"give the {kind} a name; known are: {', '.join(catalogue)}"
                 raise ValueError(msg)
-            if name not in catalogue:
+            if not isinstance(name, str) or name not in catalogue:
                 near = difflib.get_close_matches(str(name), catalogue, n=len(catalogue), cutoff=0.6)
                 known = ", ".join([*near, *(other for other in catalogue if other not in near)])
                 msg = f"there is no {kind} {name!r}; known are: {known}"

@@ -13,7 +13,14 @@ DriftlineError (reference.errors)
     └── JarError            a jar that is missing, or is not the one that was locked; exit code 1
 """
 
+from typing import TYPE_CHECKING
+
 from reference.errors import DriftlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from streaming.document import Problem
 
 
 class StreamingError(DriftlineError):
@@ -21,9 +28,13 @@ class StreamingError(DriftlineError):
 
 
 class InvalidMonitor(StreamingError):
-    """A ModelMonitor that cannot be used; the text names the path, the value and what would do."""
+    """A ModelMonitor that cannot be used; the text has a line for each problem: path, value and what would do."""
 
     exit_code = 2
+
+    def __init__(self, problems: "Sequence[Problem]") -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
 
 
 class BaselineMismatch(StreamingError):

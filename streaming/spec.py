@@ -4,24 +4,32 @@ YAML, Kubernetes-shaped, parsed once. Defaults make a twelve-line document enoug
 defined there (`reference.schema`, `reference.settings`, the detectors) and only composed here.
 """
 
-import difflib
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
 
+from detectors.base import DriftDetector, OutlierDetector
 from detectors.drift import DriftMethod
-from detectors.outliers import Bounds, KSigma, Missing, NonFinite, OutlierMethod, UnseenCategory
-from detectors.settings import Duration, Settings
+from detectors.outliers import OutlierMethod
+from detectors.outliers.bounds import Bounds
+from detectors.outliers.k_sigma import KSigma
+from detectors.outliers.missing import Missing
+from detectors.outliers.nonfinite import NonFinite
+from detectors.outliers.unseen_category import UnseenCategory
+from detectors.settings import Duration, Settings, format_duration
 from detectors.statistics.metrics import METRICS
 from reference.schema import Model, Name
 from reference.settings import Reference
+from streaming.document import Document, NotADocument, Problem, in_words, misplaced
 from streaming.errors import InvalidMonitor
 from streaming.kafka import KafkaConnection
 
-API_VERSION = "driftline.io/v1"
+API_VERSION: Final = "driftline.io/v1"
 
 
 class Metadata(Settings):
@@ -89,14 +97,17 @@ class WindowSection(Settings):
         zero = timedelta()
         for name in ("duration", "idle_timeout"):
             if getattr(self, name) <= zero:
-                msg = f"{name} is {getattr(self, name)}: it must be longer than nothing"
-                raise ValueError(msg)
+                raise misplaced(
+                    [to_camel(name)],
+                    f"{format_duration(getattr(self, name))} is no time at all: it must be longer than 0s",
+                )
         if self.slide is not None and (self.slide <= zero or self.duration % self.slide != zero):
-            msg = (
-                f"duration {self.duration} is not divisible by slide {self.slide}: windows are made of panes one slide "
-                "long, so choose a slide that divides the duration"
+            duration, slide = format_duration(self.duration), format_duration(self.slide)
+            raise misplaced(
+                ["slide"],
+                f"duration {duration} is not divisible by slide {slide}: windows are made of panes one slide long, "
+                "so choose a slide that divides the duration",
             )
-            raise ValueError(msg)
         return self
 
     @property
@@ -135,7 +146,7 @@ class StatisticsSection(Settings):
             msg = f"percentiles {wrong} are outside 0 to 100: give them in percent"
             raise ValueError(msg)
         for column, edges in self.edges.items():
-            if len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+            if len(edges) < 2 or any(b <= a for a, b in pairwise(edges)):
                 msg = f"edges of {column!r} are {list(edges)}: give at least two, strictly ascending"
                 raise ValueError(msg)
         return self
@@ -237,19 +248,24 @@ class Spec(Settings):
     @model_validator(mode="after")
     def _columns_that_are_named_exist(self) -> Self:
         known = {column.name: column for column in (*self.model.features, *self.model.predictions)}
-        for path, names in (("drift.columns", self.drift.columns), ("statistics.edges", self.statistics.edges)):
+        for section, key, names in (
+            ("drift", "columns", self.drift.columns),
+            ("statistics", "edges", self.statistics.edges),
+        ):
             for name in names:
                 if name not in known:
-                    msg = f"{path} names {name!r}, which is no feature or prediction: the model has {sorted(known)}"
-                    raise ValueError(msg)
-        for name, methods in self.drift.columns.items():
-            for method in methods:
-                if method != "auto" and known[name].type not in method.applies_to:
-                    msg = (
-                        f"drift.columns.{name} asks for {method.name!r}, which is for "
-                        f"{' and '.join(sorted(method.applies_to))} columns: {name!r} is {known[name].type}"
+                    raise misplaced(
+                        [section, key, name],
+                        f"{name!r} is no feature or prediction of the model: known are: {', '.join(known)}",
                     )
-                    raise ValueError(msg)
+        for name, methods in self.drift.columns.items():
+            for place, method in enumerate(methods):
+                if method != "auto" and known[name].type not in method.applies_to:
+                    raise misplaced(
+                        ["drift", "columns", name, place],
+                        f"{method.name!r} is for {' and '.join(sorted(method.applies_to))} columns: "
+                        f"{name!r} is {known[name].type}",
+                    )
         return self
 
 
@@ -267,11 +283,12 @@ class ModelMonitor(Settings):
         """The model is called after the document unless it says otherwise."""
         try:
             spec = document["spec"]
-            model = {"name": document["metadata"]["name"], **spec["model"]}
+            said = {key: value for key, value in spec["model"].items() if value is not None}
+            model = {"name": document["metadata"]["name"], **said}
             model.setdefault("inferenceService", model["name"])
-            return {**document, "spec": {**spec, "model": model}}
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, AttributeError):
             return document  # the fields' own messages say better what is missing
+        return {**document, "spec": {**spec, "model": model}}
 
     @property
     def name(self) -> str:
@@ -296,21 +313,20 @@ def parse(text: str, origin: str) -> ModelMonitor:
     Raises
     ------
     InvalidMonitor
-        With one line for each thing that is wrong: its path, its value and what would do.
+        With one line for each thing that is wrong: its line, path and value, and what would do.
     """
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        msg = f"{origin} is not YAML: {error}"
-        raise InvalidMonitor(msg) from None
-    if not isinstance(document, dict):
-        msg = f"{origin} holds {type(document).__name__}, not a mapping: a ModelMonitor begins with 'apiVersion: {API_VERSION}'"
-        raise InvalidMonitor(msg)
+        document = Document(text, origin)
+    except NotADocument as error:
+        raise InvalidMonitor([error.problem]) from None
+    if not isinstance(document.value, dict):
+        holds = "nothing" if document.value is None else f"a {type(document.value).__name__}"
+        said = f"holds {holds}, not a mapping: a ModelMonitor begins with 'apiVersion: {API_VERSION}'"
+        raise InvalidMonitor([Problem(origin, None, "", said)])
     try:
-        return ModelMonitor.model_validate(document)
+        return ModelMonitor.model_validate(document.value, by_alias=True, by_name=False)
     except ValidationError as error:
-        lines = (_in_words(problem, document) for problem in error.errors(include_url=False))
-        raise InvalidMonitor("\n".join(f"{origin}: {line}" for line in lines)) from None
+        raise InvalidMonitor(in_words(error.errors(include_url=False), document, json_schema())) from None
 
 
 def load(path: Path) -> ModelMonitor:
@@ -318,48 +334,38 @@ def load(path: Path) -> ModelMonitor:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise InvalidMonitor(msg) from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise InvalidMonitor([Problem(str(path), None, "", f"cannot be read: {reason}")]) from None
     return parse(text, str(path))
 
 
-def _in_words(problem: Any, document: dict[str, Any]) -> str:
-    """One line for one problem: path, value, what would do."""
-    keys, here = [], document
-    for key in problem["loc"]:  # union members and validators add steps that are not in the document
-        if (isinstance(here, dict) and key in here) or (isinstance(here, list) and isinstance(key, int)):
-            here = here[key]
-            keys.append(key)
-        elif problem["type"] in {"missing", "extra_forbidden"} and key == problem["loc"][-1]:
-            keys.append(key)
-    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
-    match problem["type"]:
-        case "extra_forbidden":
-            text = f"is an unknown key{_did_you_mean(str(problem['loc'][-1]), keys[:-1])}"
-        case "missing":
-            text = "is missing: add it"
-        case _:
-            text = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-            value = problem.get("input")
-            if isinstance(value, str | int | float | bool) and repr(value) not in text:
-                text = f"{text}, not {value!r}"
-    return f"{path or 'document'}: {text}"
+def dump(monitor: ModelMonitor) -> str:
+    """The ModelMonitor as YAML: what differs from the defaults, in the order of the schema; `parse` reads it back equal."""
+    document = {"apiVersion": monitor.api_version, "kind": monitor.kind, **_brief(monitor)}
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _did_you_mean(key: str, parents: list[str | int]) -> str:
-    """The keys that exist at this place, the nearest first."""
-    schema: Any = ModelMonitor.model_json_schema()
-    definitions = schema["$defs"]
-    here = schema
-    for step in parents:
-        while "$ref" in here:
-            here = definitions[here["$ref"].rpartition("/")[2]]
-        here = here.get("items", {}) if isinstance(step, int) else here.get("properties", {}).get(step, {})
-        here = next((option for option in here.get("anyOf", ()) if "$ref" in option), here)
-    while "$ref" in here:
-        here = definitions[here["$ref"].rpartition("/")[2]]
-    known = list(here.get("properties", ()))
-    near = difflib.get_close_matches(key, known, n=1)
-    if near:
-        return f": did you mean {near[0]!r}?"
-    return f": this place takes {', '.join(known)}" if known else ": remove it"
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the document, for editors and for messages."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ModelMonitor.model_json_schema()}
+
+
+_DETECTORS = (DriftDetector, OutlierDetector)
+
+
+def _brief(value: Any, written: Any = None) -> Any:
+    """What a settings object says beyond its defaults; `written` is its full JSON form."""
+    if isinstance(value, Settings):
+        written = value.model_dump(mode="json", by_alias=True) if written is None else written
+        brief: dict[str, Any] = {}
+        for name, field in type(value).model_fields.items():
+            inner, key = getattr(value, name), field.alias or name
+            tag = isinstance(value, _DETECTORS) and name == "name"
+            if tag or inner != field.get_default(call_default_factory=True):
+                brief[key] = _brief(inner, written[key])
+        return brief["name"] if isinstance(value, _DETECTORS) and brief.keys() == {"name"} else brief
+    if isinstance(value, tuple):
+        return [_brief(inner, text) for inner, text in zip(value, written, strict=True)]
+    if isinstance(value, dict):
+        return {key: _brief(inner, written[key]) for key, inner in value.items()}
+    return written
