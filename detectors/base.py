@@ -1,6 +1,7 @@
 """The vocabulary of detectors: what they are given and what they answer."""
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -77,12 +78,14 @@ class DriftDetector(Settings):
         """
         if reference.count == 0 or window.count == 0:
             return Verdict(math.nan, self.threshold, drifted=False)
-        score = self.score(reference, window)
-        beyond = score.value - self.threshold
+        with np.errstate(over="ignore"):
+            score = self.score(reference, window)
+        value = min(score.value, sys.float_info.max)
+        beyond = value - self.threshold
         if self.direction == "p-value":
             beyond = -beyond
         drifted = beyond > 0 or (beyond == 0 and not self.strict) or self._shifted_out(reference, window)
-        return Verdict(score.value, self.threshold, drifted, score.exact, score.explanation)
+        return Verdict(value, self.threshold, drifted, score.exact, score.explanation)
 
     def score(self, reference: "ColumnSummary", window: "ColumnSummary") -> Score:
         """The p-value or distance of two columns that both hold at least one value."""

@@ -1,5 +1,6 @@
 """Where the values of one column lie, from every single value or from what a ruler counted."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,16 @@ class Distribution(ABC):
     def corners(self) -> NDArray[np.float64]:
         """Ascending; `below` and `upto` are straight lines between two corners."""
 
+    @property
+    @abstractmethod
+    def middles(self) -> NDArray[np.float64]:
+        """(k,) ascending: each value, or the mean of some."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> NDArray[np.float64]:
+        """(k,) how many values each of `middles` stands for."""
+
 
 @dataclass(frozen=True)
 class Steps(Distribution):
@@ -63,6 +74,16 @@ class Steps(Distribution):
     @override
     def corners(self) -> NDArray[np.float64]:
         return self.values
+
+    @property
+    @override
+    def middles(self) -> NDArray[np.float64]:
+        return self.values
+
+    @property
+    @override
+    def weights(self) -> NDArray[np.float64]:
+        return np.ones(len(self.values))
 
 
 @dataclass(frozen=True)
@@ -139,7 +160,10 @@ class Ramps(Distribution):
         start, end = self.starts[at], self.ends[at]
         inside = (i < len(self.ends)) & (x > start)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            part = np.where(inside, np.clip((x - start) / (end - start), 0.0, 1.0), 0.0)
+            part = (x - start) / (end - start)
+            # Halves, where the width of a bin is too large for a float.
+            part = np.where(np.isfinite(part), part, (x / 2 - start / 2) / (end / 2 - start / 2))
+        part = np.where(inside, np.clip(part, 0.0, 1.0), 0.0)
         counted: NDArray[np.float64] = self._before[i] + part * self.counts[at]
         return counted
 
@@ -147,6 +171,16 @@ class Ramps(Distribution):
     @override
     def corners(self) -> NDArray[np.float64]:
         return np.unique(np.concatenate((self.starts, self.ends)))
+
+    @property
+    @override
+    def middles(self) -> NDArray[np.float64]:
+        return self.starts / 2 + self.ends / 2
+
+    @property
+    @override
+    def weights(self) -> NDArray[np.float64]:
+        return self.counts
 
 
 def distribution(column: ColumnSummary) -> Distribution:
@@ -164,8 +198,8 @@ def pair(reference: ColumnSummary, window: ColumnSummary) -> tuple[Distribution,
     return distribution(reference), distribution(window)
 
 
-def power_integral(a: Distribution, b: Distribution, power: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Integral of abs(A - B)**power over x between neighbouring corners, A and B the cumulative shares.
+def difference(a: Distribution, b: Distribution, power: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of abs(A(x) - B(x))**power between neighbouring corners, A and B the cumulative shares.
 
     Parameters
     ----------
@@ -176,17 +210,28 @@ def power_integral(a: Distribution, b: Distribution, power: int) -> tuple[NDArra
     -------
     corners
         (k,) ascending.
-    parts
-        (k - 1,) the integral from one corner to the next, in the feature's unit.
+    means
+        (k - 1,) the mean from one corner to the next; times its width, the integral.
     """
     x = np.unique(np.concatenate((a.corners, b.corners)))
     left = a.upto(x[:-1]) / a.total - b.upto(x[:-1]) / b.total
     right = a.below(x[1:]) / a.total - b.below(x[1:]) / b.total
-    width = np.diff(x)
     if power == 1:
         # A straight line from left to right; where it crosses zero, two triangles.
         size = np.abs(left) + np.abs(right)
         with np.errstate(divide="ignore", invalid="ignore"):
             crossing = (left**2 + right**2) / (2 * size)
-        return x, width * np.where(left * right < 0, crossing, size / 2)
-    return x, width * (left**2 + left * right + right**2) / 3
+        return x, np.where(left * right < 0, crossing, size / 2)
+    return x, (left**2 + left * right + right**2) / 3
+
+
+def spread(column: ColumnSummary) -> float:
+    """Population standard deviation of at least one value, also where squares are too large for a float."""
+    std = column.std()
+    if math.isfinite(std):
+        return std
+    known = distribution(column)
+    unit = max(abs(column.low), abs(column.high))
+    middle = known.middles / unit
+    mean = np.average(middle, weights=known.weights)
+    return float(np.sqrt(np.average((middle - mean) ** 2, weights=known.weights)) * unit)

@@ -72,6 +72,7 @@ def sturges_edges(n: float, low: float, high: float) -> NDArray[np.float64]:
     Equal to ``np.histogram_bin_edges(values, bins="sturges")`` for float values, which depends on nothing else; where that
     raises (a range too narrow or too wide for floats), the nearest edges that exist.
     """
+    low, high = float(low), float(high)
     if low == high:
         edges = np.array([low - 0.5, high + 0.5])
     elif math.isfinite(high - low):

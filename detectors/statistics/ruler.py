@@ -72,8 +72,8 @@ class Ruler:
         low, high = float(body[0]), float(body[-1])
         scale = max((high - low) / resolution, abs(low), abs(high)) * 1e-3 if high == low else (high - low) / resolution
         scale = scale if scale > 0 else 1e-3
-        steps = scale * np.geomspace(1.0, _TAIL_REACH, _TAIL_STEPS)
         with np.errstate(over="ignore"):
+            steps = scale * np.geomspace(1.0, _TAIL_REACH, _TAIL_STEPS)
             marks = np.unique(np.concatenate((low - steps, body, high + steps)))
         return cls(marks[np.isfinite(marks)])
 
@@ -126,8 +126,10 @@ def _histogram_edges(n: int, low: float, high: float) -> NDArray[np.float64]:
     A histogram counts from an edge (included) on, a ruler up to a mark (included): so each is moved down to the next float.
     """
     most = int(np.ceil(np.log2(n) + 1)) + 10
-    edges = np.concatenate([np.linspace(low, high, bins + 1)[1:-1] for bins in range(5, most + 1)])
-    return np.unique(np.nextafter(edges, -np.inf))
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.concatenate([np.linspace(low, high, bins + 1)[1:-1] for bins in range(5, most + 1)])
+    edges = np.unique(np.nextafter(edges, -np.inf))
+    return edges[(low < edges) & (edges < high)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,12 @@ class Columns:
         if ruler is not None:
             where = np.searchsorted(ruler.marks, values, side="left")
             bins = np.bincount(where, minlength=ruler.size)
-            sums = np.bincount(where, weights=values, minlength=ruler.size)
-        far = values - values.mean()
+            with np.errstate(over="ignore"):
+                sums = np.bincount(where, weights=values, minlength=ruler.size)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = values.mean()
+            far = values - mean
+            moments = [float((far**k).sum()) for k in (2, 3, 4)]
         return ColumnSummary(
             "x",
             "numeric",
@@ -53,8 +57,8 @@ class Columns:
             len(raw) - len(values) - missing,
             values[0],
             values[-1],
-            values.mean(),
-            *(float((far**k).sum()) for k in (2, 3, 4)),
+            mean,
+            *moments,
             distinct=len(np.unique(values)) if whole else None,
             values=values if whole else None,
             ruler=ruler,
