@@ -26,8 +26,9 @@ class ProportionsZ(DriftDetector):
 
     Notes
     -----
-    Misleads when either sample has fewer than about five of one kind (`fisher_exact` does not mind), and with more than two categories,
-    where only the first is looked at (`chisquare` looks at all). With large windows it finds differences too small to matter.
+    Misleads when either sample has fewer than about five of one kind, and with more than two categories, where only the
+    first is looked at. With large windows it finds differences too small to matter. Nearest neighbours: `fisher_exact`,
+    which does not mind small samples; `chisquare`, which looks at all categories but takes the reference as the truth.
 
     Examples
     --------

@@ -1,0 +1,210 @@
+"""Outlier detectors: what each flags, and what all keep to."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pydantic import TypeAdapter, ValidationError
+
+from detectors.base import FittingColumn
+from detectors.outliers import OUTLIERS, OutlierMethod
+from detectors.outliers.bounds import Bounds
+from detectors.outliers.k_sigma import KSigma
+from detectors.outliers.missing import Missing
+from detectors.outliers.nonfinite import NonFinite
+from detectors.outliers.unseen_category import UnseenCategory
+from detectors.statistics.block import Block, Codes
+from detectors.statistics.column import ColumnSummary
+
+
+def block(numeric, missing=None, *categorical):
+    numeric = np.asarray(numeric, float)
+    codes = []
+    for column in categorical:
+        values = tuple(sorted({value for value in column if value is not None}))
+        codes.append(
+            Codes(np.array([-1 if v is None else values.index(v) for v in column], np.int32).reshape(-1), values)
+        )
+    return Block(numeric, np.zeros(numeric.shape, bool) if missing is None else np.asarray(missing, bool), tuple(codes))
+
+
+@pytest.fixture(scope="session")
+def fitting(columns):
+    """Two numeric columns and a categorical one, without missing values."""
+    rng = np.random.default_rng(5)
+    return [
+        FittingColumn(columns.numeric(rng.normal(10.0, 2.0, 500))),
+        FittingColumn(columns.numeric(rng.exponential(size=500))),
+        FittingColumn(columns.categorical(["a", "b"] * 50)),
+    ]
+
+
+@pytest.fixture(scope="session", params=list(OUTLIERS))
+def fitted(request, fitting):
+    return OUTLIERS[request.param]().fit(fitting)
+
+
+anything = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@st.composite
+def blocks(draw):
+    rows = draw(st.integers(0, 12))
+    order = draw(st.sampled_from("CF"))
+    numeric = draw(arrays(float, (rows, 2), elements=st.one_of(anything, st.floats(5, 15)), fill=st.just(1.0)))
+    missing = draw(arrays(bool, (rows, 2))) & np.isnan(numeric)
+    strings = draw(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=rows, max_size=rows))
+    return block(np.array(numeric, order=order), missing, strings)
+
+
+@given(rows=blocks())
+@settings(max_examples=60)
+def test_the_parts_of_an_answer_fit_together(fitted, rows):
+    flagged = fitted.flag(rows)
+    k, m = len(flagged.rows), len(flagged.cell_rows)
+    assert len(flagged.scores) == k
+    assert len(flagged.cell_columns) == len(flagged.low) == len(flagged.high) == len(flagged.contributions) == m
+    assert np.all(np.diff(flagged.rows) > 0)
+    assert np.all(np.diff(flagged.cell_rows) >= 0)
+    assert set(flagged.cell_rows.tolist()) == set(range(k))
+    assert np.all(np.isfinite(flagged.scores))
+    assert np.all(flagged.scores >= flagged.threshold)
+    assert np.all((flagged.cell_columns >= 0) & (flagged.cell_columns < 3))
+    added = np.zeros(k)
+    np.add.at(added, flagged.cell_rows, flagged.contributions)
+    np.testing.assert_allclose(added, flagged.scores)
+    for array in (flagged.rows, flagged.cell_rows, flagged.cell_columns):
+        assert array.dtype == np.int64
+
+
+@given(rows=blocks(), at=st.integers(0, 12))
+@settings(max_examples=40)
+def test_a_batch_may_be_cut_anywhere(fitted, rows, at):
+    at = min(at, rows.rows)
+    whole = fitted.flag(rows)
+    head, tail = fitted.flag(rows.take(slice(0, at))), fitted.flag(rows.take(slice(at, None)))
+    np.testing.assert_array_equal(whole.rows, np.concatenate((head.rows, tail.rows + at)))
+    np.testing.assert_array_equal(whole.scores, np.concatenate((head.scores, tail.scores)))
+    np.testing.assert_array_equal(whole.cell_columns, np.concatenate((head.cell_columns, tail.cell_columns)))
+
+
+def test_a_fitted_detector_travels(fitted):
+    rows = block([[np.inf, -5.0], [10.0, 1.0]], None, ["z", "a"])
+    again = pickle.loads(pickle.dumps(fitted))
+    assert again.name == fitted.name in OUTLIERS
+    np.testing.assert_array_equal(again.flag(rows).scores, fitted.flag(rows).scores)
+
+
+def test_the_reference_itself_is_inside_its_bounds(fitting):
+    values = [column.reference.values for column in fitting[:2]]
+    rows = block(np.column_stack(values), None, ["a"] * 500)
+    for detector in (Bounds(), UnseenCategory(), Missing(), NonFinite()):
+        assert len(detector.fit(fitting).flag(rows).rows) == 0
+
+
+def declared(at_least=None, at_most=None, categories=None, **reference):
+    summary = ColumnSummary("x", "categorical" if "counts" in reference else "numeric", 100, **reference)
+    return FittingColumn(summary, at_least, at_most, categories)
+
+
+def test_bounds_are_declared_or_the_references():
+    x = block([[-1.0], [0.0], [5.0], [10.0], [12.0]])
+    reference = {"low": 0.0, "high": 10.0, "m2": 400.0}
+    assert Bounds().fit([declared(**reference)]).flag(x).rows.tolist() == [0, 4]
+    assert Bounds().fit([declared(at_least=3.0, **reference)]).flag(x).rows.tolist() == [0, 1]
+    assert Bounds(source="reference").fit([declared(at_least=3.0, **reference)]).flag(x).rows.tolist() == [0, 4]
+    assert Bounds(source="declared").fit([declared(**reference)]).flag(x).rows.tolist() == []
+    assert Bounds(margin=0.15).fit([declared(**reference)]).flag(x).rows.tolist() == [4]
+    assert Bounds(margin=0.15).fit([declared(0.0, 10.0, **reference)]).flag(x).rows.tolist() == [0, 4]
+
+
+def test_bounds_say_how_far_outside_and_of_what_range():
+    flagged = (
+        Bounds().fit([declared(0.0, 10.0), declared(at_most=1.0, m2=400.0)]).flag(block([[15.0, 5.0], [5.0, 2.0]]))
+    )
+    assert flagged.rows.tolist() == [0, 1]
+    assert flagged.cell_rows.tolist() == [0, 0, 1]
+    assert flagged.cell_columns.tolist() == [0, 1, 1]
+    # Half a range above; 4 above in standard deviations of 2; 1 above likewise.
+    assert flagged.contributions.tolist() == [1.5, 3.0, 1.5]
+    assert flagged.scores.tolist() == [4.5, 1.5]
+    np.testing.assert_array_equal(flagged.low, [0.0, np.nan, np.nan])
+    np.testing.assert_array_equal(flagged.high, [10.0, 1.0, 1.0])
+    assert flagged.threshold == 1.0
+
+
+def test_bounds_of_a_reference_without_values_allow_everything():
+    empty = FittingColumn(ColumnSummary("x", "numeric", 0))
+    assert len(Bounds().fit([empty]).flag(block([[1e9], [np.nan]])).rows) == 0
+
+
+def test_k_sigma_is_in_standard_deviations():
+    fitted = KSigma(k=2).fit(
+        [declared(low=0.0, high=20.0, mean=10.0, m2=400.0), declared(low=0, high=9, mean=0.0, m2=100.0)]
+    )
+    flagged = fitted.flag(block([[14.0, 2.0], [14.5, -3.0], [np.nan, np.inf]]))
+    assert flagged.rows.tolist() == [1]
+    assert flagged.contributions.tolist() == [2.25, 3.0]
+    assert flagged.scores.tolist() == [5.25]
+    assert flagged.low.tolist() == [6.0, -2.0]
+    assert flagged.high.tolist() == [14.0, 2.0]
+    assert flagged.threshold == 2.0
+
+
+def test_k_sigma_leaves_constant_columns_alone(columns):
+    constant = FittingColumn(columns.numeric(np.full(50, 0.1)))
+    assert len(KSigma().fit([constant]).flag(block([[0.1], [5.0]])).rows) == 0
+    assert Bounds().fit([constant]).flag(block([[0.1], [5.0]])).rows.tolist() == [1]
+
+
+def test_unseen_categories_are_those_that_are_neither_declared_nor_known():
+    rows = block(np.empty((4, 0)), None, ["a", "b", "c", None])
+    assert UnseenCategory().fit([declared(counts={"a": 1, "b": 1})]).flag(rows).rows.tolist() == [2]
+    allowed = declared(counts={"a": 1, "b": 1}, categories=frozenset("ac"))
+    assert UnseenCategory().fit([allowed]).flag(rows).rows.tolist() == [1]
+    too_many = declared(counts={"a": 1}, unlisted=9)
+    assert UnseenCategory().fit([too_many]).flag(rows).rows.tolist() == []
+
+
+def test_a_listed_category_that_nobody_uses_is_not_flagged():
+    rows = Block(np.empty((1, 0)), np.empty((1, 0), bool), (Codes(np.array([1], np.int32), ("z", "a")),))
+    assert UnseenCategory().fit([declared(counts={"a": 1})]).flag(rows).rows.tolist() == []
+
+
+def test_columns_are_numbered_numeric_ones_first():
+    numeric = declared(0.0, 1.0)
+    rows = block([[5.0], [np.nan]], [[False], [True]], ["new", "a"], ["b", None])
+    both = [numeric, declared(counts={"a": 1}), declared(counts={"b": 1})]
+    assert UnseenCategory().fit(both).flag(rows).cell_columns.tolist() == [1]
+    flagged = Missing().fit(both).flag(rows)
+    assert flagged.rows.tolist() == [1]
+    assert flagged.scores.tolist() == [2.0]
+    assert flagged.cell_columns.tolist() == [0, 2]
+
+
+def test_missing_values_are_flagged_where_there_never_were_any():
+    rows = block([[np.nan, np.nan]], [[True, True]])
+    columns = [declared(missing=0), declared(missing=7)]
+    assert Missing().fit(columns).flag(rows).cell_columns.tolist() == [0]
+    assert Missing(always=True).fit(columns).flag(rows).cell_columns.tolist() == [0, 1]
+
+
+def test_nonfinite_values_are_flagged_where_there_never_were_any():
+    rows = block([[np.nan, np.inf], [np.nan, 1.0]], [[False, False], [True, False]])
+    columns = [declared(), declared(nonfinite=1)]
+    assert NonFinite().fit(columns).flag(rows).cell_columns.tolist() == [0]
+    assert NonFinite(always=True).fit(columns).flag(rows).scores.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("name", OUTLIERS)
+def test_a_name_is_a_detector(name):
+    field = TypeAdapter(OutlierMethod)
+    assert field.validate_python(name) == OUTLIERS[name]() == field.validate_python({"name": name})
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(ValidationError, match="there is no outlier detector 'ksigma'; known are: k_sigma, bounds, "):
+        TypeAdapter(OutlierMethod).validate_python("ksigma")

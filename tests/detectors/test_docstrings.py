@@ -1,0 +1,34 @@
+"""Every example in a docstring of this room runs, and every detector has what its reader needs."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import detectors
+from detectors.drift import DRIFT
+from detectors.outliers import OUTLIERS
+
+MODULES = [module.name for module in pkgutil.walk_packages(detectors.__path__, "detectors.")]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "detectors.for_evidently"])
+def test_examples_run(name):
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+@pytest.mark.parametrize("name", [*DRIFT, *OUTLIERS])
+def test_a_detector_says_what_it_is(name):
+    detector = (DRIFT | OUTLIERS)[name]
+    text = detector.__doc__ or ""
+    assert "Misleads" in text
+    assert "earest neighbour" in text
+    assert ">>>" in text
+    assert name not in DRIFT or ("References" in text and "threshold\n" in text)
+
+
+@pytest.mark.parametrize(("catalogue"), [DRIFT, OUTLIERS])
+def test_a_catalogue_names_its_members_as_they_name_themselves(catalogue):
+    assert list(catalogue) == [member.model_fields["name"].default for member in catalogue.values()]
