@@ -96,9 +96,9 @@ class Board:
         self.windows: dict[str, dict[Key, Entry]] = {}
         """Segment -> its windows on the page, oldest first."""
         self.outliers: dict[str, Outlier] = {}
-        """The last flagged instances by id, newest last."""
+        """The last flagged instances (by event time), by id."""
         self.letters: dict[str, DeadLetter] = {}
-        """The last dead letters by id, newest last, their values cut short."""
+        """The last dead letters (by Kafka's time), by id, their values cut short."""
         self.tallies: dict[tuple[str, str], int] = {}
         """(what, name) -> how many: `reason` of dead letters, `detector` and `feature` of outliers, `unreadable`."""
         self.positions: dict[tuple[str, int], int] = {}
@@ -161,24 +161,20 @@ class Board:
             return
         if isinstance(record, Drift | Statistics):
             self._add_window(record)
-        elif isinstance(record, Outlier):
-            if self._first(record.id):
-                self.count("detector", record.detector)
-                for feature in record.features:
-                    self.count("feature", feature.name)
-            self.outliers.pop(record.id, None)
+        elif isinstance(record, Outlier) and self._first(record.id):
+            self.count("detector", record.detector)
+            for feature in record.features:
+                self.count("feature", feature.name)
             self.outliers[record.id] = record
             if len(self.outliers) > OUTLIERS:
-                del self.outliers[next(iter(self.outliers))]
-        elif isinstance(record, DeadLetter):
-            if self._first(record.id):
-                self.count("reason", record.reason)
+                del self.outliers[min(self.outliers, key=lambda i: (self.outliers[i].event_time, i))]
+        elif isinstance(record, DeadLetter) and self._first(record.id):
+            self.count("reason", record.reason)
             if record.value is not None:
                 record.value = record.value[:_PREVIEW]
-            self.letters.pop(record.id, None)
             self.letters[record.id] = record
             if len(self.letters) > LETTERS:
-                del self.letters[next(iter(self.letters))]
+                del self.letters[min(self.letters, key=lambda i: (self.letters[i].timestamp, i))]
 
     def count(self, kind: str, name: str) -> None:
         """One more of them."""

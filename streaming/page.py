@@ -767,7 +767,7 @@ def _outliers(board: Board) -> Markup:
             f"{_figure(outlier.score)} (from {_figure(outlier.threshold)} on)",
             _reasons(outlier),
         ]
-        for outlier in list(reversed(board.outliers.values()))[:_LATEST]
+        for outlier in sorted(board.outliers.values(), key=lambda o: (o.event_time, o.id), reverse=True)[:_LATEST]
     ]
     return _card(
         "Flagged instances",
@@ -811,7 +811,7 @@ def _dead_letters(board: Board) -> Markup | None:
             wire(letter.message, 120),
             [wire(letter.topic, 40), f" {letter.partition}:{letter.offset}"],
         ]
-        for letter in reversed(board.letters.values())
+        for letter in sorted(board.letters.values(), key=lambda letter: (letter.timestamp, letter.id), reverse=True)
     ]
     return _card(
         "Dead letters",

@@ -1,0 +1,261 @@
+"""Runs of the workspace against stock Evidently on the same rows."""
+
+import json
+import math
+import warnings
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from made import drift, scored, statistics
+from toy import document
+
+from detectors.statistics.table import summarise
+from reference.build import build
+from reference.table import blocks
+from streaming.pane import Pane
+from streaming.publish import Report as WindowReport
+from streaming.publish import published
+from streaming.reports import Drift, Statistics
+from streaming.snapshots import Project, drifted_columns, snapshot, snapshot_id, value_drift
+from streaming.spec import parse
+from streaming.worker import Worker
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.core.report import Snapshot
+    from evidently.metrics import (
+        ColumnCount,
+        DatasetMissingValueCount,
+        DriftedColumnsCount,
+        MaxValue,
+        MeanValue,
+        MedianValue,
+        MinValue,
+        MissingValueCount,
+        QuantileValue,
+        RowCount,
+        StdValue,
+        SumValue,
+        UniqueValueCount,
+        ValueDrift,
+    )
+    from evidently.presets import DataDriftPreset
+    from evidently.ui.workspace import Workspace
+
+# Evidently divides by what may be zero and asks numpy for what it is about to drop.
+pytestmark = pytest.mark.filterwarnings("default")
+
+MODEL = "{features: [{name: x, type: numeric}, {name: n, type: numeric}, {name: where, type: categorical}]}"
+
+
+def table(rows, seed, shift=0.0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(10.0 + shift, 2.0, rows)
+    return pd.DataFrame(
+        {
+            "x": np.where(rng.random(rows) < 0.03, np.nan, x),
+            "n": rng.integers(0, 4, rows).astype(float),
+            "where": rng.choice(["ATL", "JFK", "SFO"], rows, p=[0.5, 0.3 + shift / 10, 0.2 - shift / 10]),
+        },
+    )
+
+
+def ours(tmp_path, reference, current, **sections):
+    """The final records of one window that holds the rows of `current`."""
+    monitor = parse(document(tmp_path, model=MODEL, **sections), "toy.yaml")
+    baseline = build(pa.Table.from_pandas(reference), monitor.spec.model, monitor.spec.reference)
+    me = Worker(monitor, baseline, "b1", 0)
+    (block,) = blocks(pa.Table.from_pandas(current), monitor.spec.model.request_schema)
+    pane = Pane(summarise(me.plans.request, block), Pane.empty(me.plans).responses)
+    raw = dict(published(me, WindowReport("", 0, "final", 1, 0), pane))
+    return (
+        msgspec.json.decode(raw[monitor.topics.drift], type=Drift),
+        msgspec.json.decode(raw[monitor.topics.statistics], type=Statistics),
+    )
+
+
+def stock(reference, current, metrics):
+    definition = DataDefinition(numerical_columns=["x", "n"], categorical_columns=["where"])
+    return Report(metrics).run(Dataset.from_pandas(current, definition), Dataset.from_pandas(reference, definition))
+
+
+def plain(run):
+    return {identity: result.to_simple_dict() for identity, result in run.metric_results.items()}
+
+
+def assert_equal(mine, theirs, rel):
+    if isinstance(theirs, dict):
+        assert mine.keys() == theirs.keys()
+        for key in theirs:
+            assert_equal(mine[key], theirs[key], rel)
+    else:
+        assert mine == pytest.approx(theirs, rel=rel, abs=1e-12)
+
+
+@pytest.mark.parametrize("rows", [300, 1000])
+@pytest.mark.parametrize("reference_rows", [800, 5000])
+def test_every_metric_is_stock_evidentlys_by_id_and_value(tmp_path, rows, reference_rows):
+    reference, current = table(reference_rows, 1), table(rows, 2, shift=0.4)
+    metrics = (
+        "{metrics: [min, max, mean, sum, stddev, percentiles, distribution, frequent], percentiles: [5, 25, 50, 99.9]}"
+    )
+    run = snapshot(*ours(tmp_path, reference, current, statistics=metrics))
+    columns = [
+        m(column=c) for c in ("x", "n") for m in (MinValue, MaxValue, MeanValue, SumValue, StdValue, MedianValue)
+    ]
+    columns += [QuantileValue(column=c, quantile=q) for c in ("x", "n") for q in (0.05, 0.25, 0.5, 0.999)]
+    columns += [MissingValueCount(column=c) for c in ("x", "n", "where")]
+    theirs = stock(
+        reference,
+        current,
+        [
+            DataDriftPreset(),
+            RowCount(),
+            ColumnCount(),
+            DatasetMissingValueCount(),
+            *columns,
+            UniqueValueCount(column="where"),
+        ],
+    )
+    assert plain(run).keys() == plain(theirs).keys()
+    assert_equal(plain(run), plain(theirs), 1e-9)
+    for identity, result in theirs.metric_results.items():
+        mine = run.metric_results[identity]
+        assert mine.display_name == result.display_name
+        assert mine.explicit_metric_id() == result.explicit_metric_id()  # with the method that was chosen
+        assert mine.get_metric_value_location() == result.get_metric_value_location()
+
+
+def test_methods_that_the_document_names_have_the_ids_of_named_methods(tmp_path):
+    reference, current = table(800, 1), table(300, 2, shift=0.4)
+    chosen = "{columns: {x: [ks], n: [{name: psi, threshold: 0.25}], where: [auto]}, methods: [auto]}"
+    drifted, _ = ours(tmp_path, reference, current, drift=chosen)
+    run = snapshot(drifted, None)
+    theirs = stock(
+        reference,
+        current,
+        [
+            DriftedColumnsCount(per_column_method={"x": "ks", "n": "psi"}, per_column_threshold={"n": 0.25}),
+            ValueDrift(column="x", method="ks"),
+            ValueDrift(column="n", method="psi", threshold=0.25),
+            ValueDrift(column="where"),
+        ],
+    )
+    assert list(plain(run)) == list(plain(theirs))
+    assert_equal(plain(run), plain(theirs), 1e-9)
+
+
+def test_one_method_for_all_columns_is_the_presets_method():
+    labels = {("request", "x"): "x", ("request", "y"): "y"}
+    psi = [scored(name, method="psi", auto=False) for name in "xy"]
+    assert drifted_columns(drift(0, *psi), labels) == DriftedColumnsCount(method="psi")
+    strict = [scored(name, method="psi", auto=False, threshold=0.3) for name in "xy"]
+    assert drifted_columns(drift(0, *strict), labels) == DriftedColumnsCount(method="psi", threshold=0.3)
+
+
+def test_several_methods_on_a_column_and_one_that_evidently_does_not_have():
+    columns = [
+        scored("x", 0.2, method="ks", direction="p-value", threshold=0.05, auto=False),
+        scored("x", 0.2, method="ks", direction="p-value", threshold=0.3, auto=False),
+        scored("x", 0.2),
+        scored("y", 0.2, method="of_our_own", auto=False),
+    ]
+    record = drift(0, *columns)
+    run = snapshot(record, None)
+    ids = [
+        DriftedColumnsCount().metric_id,
+        ValueDrift(column="x", method="ks").metric_id,
+        ValueDrift(column="x", method="ks", threshold=0.3).metric_id,
+        ValueDrift(column="x").metric_id,
+        ValueDrift(column="y", method="of_our_own").metric_id,
+    ]
+    assert list(run.metric_results) == ids
+    assert value_drift("y", columns[3]).threshold is None
+
+
+def test_what_cannot_be_said_is_left_out():
+    record = drift(0, scored("x", None), scored("y", 0.2))
+    counted = statistics()
+    counted.columns[1].categories = {"ATL": 1}  # the most frequent ones only
+    run = snapshot(record, counted)
+    types = {result.explicit_metric_id().partition("(")[0] for result in run.metric_results.values()}
+    assert ValueDrift(column="x").metric_id not in run.metric_results
+    assert ValueDrift(column="y").metric_id in run.metric_results
+    assert "UniqueValueCount" not in types
+    json.loads(run.dumps(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_an_empty_window_has_a_run():
+    record = drift(0, scored("x", None), rows=0)
+    counted = statistics(rows=0)
+    for column in counted.columns:
+        column.count = column.missing = 0
+        column.values, column.distribution, column.categories = dict.fromkeys(column.values), None, {}
+    assert RowCount().metric_id in snapshot(record, counted).metric_results
+
+
+def test_an_answer_that_is_called_like_a_feature_is_another_column():
+    run = snapshot(
+        drift(0, scored("x", 0.1), scored("x", 0.2, source="response"), scored("late", 0.3, source="response")), None
+    )
+    values = {
+        r.get_metric_value_location().metric.params.get("column"): r.to_simple_dict()
+        for r in run.metric_results.values()
+    }
+    assert values["x"] == 0.1
+    assert values["response.x"] == 0.2
+    assert values["late"] == 0.3
+
+
+def test_a_run_survives_the_round_trip_and_is_the_same_every_time():
+    one, two = snapshot(drift(), statistics()).dumps(), snapshot(drift(), statistics()).dumps()
+    assert one == two
+    assert Snapshot.loads(one).dumps() == one
+    assert math.isfinite(len(Snapshot.loads(one).get_html_str(as_iframe=False)))
+
+
+def test_a_run_says_what_it_is_about():
+    record = drift(3, segment="eu", baseline="b7")
+    model = snapshot(record, statistics(3, segment="eu", baseline="b7")).to_snapshot_model()
+    assert model.timestamp.isoformat() == "2026-03-01T00:20:00"
+    assert model.tags == ["toy", "version: 7", "baseline: b7", "segment: eu"]
+    assert model.metadata["window_start"] == "2026-03-01T00:15:00.000Z"
+    assert model.metadata["drift_record"] == record.id
+    assert model.metadata["model_id"] == "toy"
+    assert snapshot(drift(0, scored("x", 0.2)), None).to_snapshot_model().tags[-1] == "drifted"
+
+
+def test_the_two_records_of_a_window_are_one_run_and_other_windows_are_others():
+    assert snapshot_id(drift()) == snapshot_id(statistics())
+    others = [drift(1), drift(segment="eu"), drift(baseline="b2"), drift(model="other")]
+    assert len({snapshot_id(record) for record in (drift(), *others)}) == 5
+
+
+def test_a_project_is_found_again_and_a_run_replaced(tmp_path):
+    project = Project(tmp_path / "workspace", "toy")
+    record = drift()
+    path = project.put(snapshot_id(record), snapshot(record, None))
+    before = path.read_text()
+    again = Project(tmp_path / "workspace", "toy")
+    again.put(snapshot_id(record), snapshot(record, statistics()))
+    assert again.id == project.id
+    assert len(path.read_text()) > len(before)
+    assert snapshot_id(record) in again
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    workspace = Workspace(str(tmp_path / "workspace"))
+    (found,) = workspace.search_project("toy")
+    assert found.id == project.id
+    assert list(workspace.list_runs(found.id)) == [snapshot_id(record)]
+    stored = workspace.get_run(found.id, snapshot_id(record))
+    assert Snapshot.load_model(stored).dumps() == snapshot(record, statistics()).dumps()
+    assert next(panel.title for panel in found.dashboard.model().panels) == "Share of drifted columns"
+
+
+def test_a_project_of_somebody_elses_making_is_used(tmp_path):
+    made = Workspace.create(str(tmp_path)).create_project("toy")
+    assert Project(tmp_path, "toy").id == made.id
