@@ -81,7 +81,10 @@ class _Folded:
         for start, (pane, letters) in other.late.items():
             self.add_late(start, pane, letters)
         for partition, at in other.newest.items():
-            self.newest[partition] = max(at, self.newest.get(partition, at))
+            self.tick(partition, at)
+
+    def tick(self, partition: int, at: int) -> None:
+        self.newest[partition] = max(at, self.newest.get(partition, at))
 
 
 def fold(batches: Iterator[pa.RecordBatch], task: Task, frontiers: str) -> Iterator[pa.RecordBatch]:
@@ -238,12 +241,17 @@ class _Fold:
             self.out.records.append((self.topics.outliers, _encode(record)))
 
     def _reject(self, one: Rejected) -> None:
-        """Note a dead letter, and count it in the window of its own time where that could be read."""
+        """Note a dead letter, and count it in the window of its own time where that could be read.
+
+        Such a time is as good as any other's: a model all of whose messages are bad still has windows, and they close.
+        """
         self.out.records.append((self.topics.deadletter, self.dead_letter(one)))
-        if one.time is not None and one.time <= self.timestamps[one.message] + self.me.skew:
-            start = one.time // self.me.pane * self.me.pane
-            if start > self.behind:
-                self.out.add(start, replace(self.me.no_rows, dead=1))
+        if one.time is None or one.reason is Reason.UNKNOWN_MODEL:
+            return
+        start = one.time // self.me.pane * self.me.pane
+        if start > self.behind and one.time <= self.timestamps[one.message] + self.me.skew:
+            self.out.add(start, replace(self.me.no_rows, dead=1))
+            self.out.tick(self.batch["partition"][one.message].as_py(), one.time)
 
     def _late(self, message: int, at: int) -> bytes:
         delay = self.me.monitor.spec.window.watermark_delay

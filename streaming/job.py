@@ -134,16 +134,27 @@ def prepare_topics(monitor: ModelMonitor) -> None:
     from streaming.kafka import ensure_topics
 
     kafka, topics = monitor.spec.kafka, monitor.topics
-    largest = str(kafka.max_message_bytes * 16)  # a dead letter holds in base64 what was too large
-    limits = {"max.message.bytes": largest}
-    common = {
-        "replication": kafka.replication_factor,
-        "timeout": kafka.topic_timeout,
-        "create": kafka.create_topics,
-    }
-    ensure_topics(kafka, [topics.inference], kafka.partitions, configs=limits, **common)  # type: ignore[arg-type]
-    ensure_topics(kafka, [topics.outliers, topics.statistics, topics.drift], 1, configs={}, **common)  # type: ignore[arg-type]
-    ensure_topics(kafka, [topics.deadletter], 1, configs=limits, **common)  # type: ignore[arg-type]
+    limits = {"max.message.bytes": str(_room(monitor))}
+    wanted = [
+        ([topics.inference], kafka.partitions, limits),
+        ([topics.outliers, topics.statistics, topics.drift], 1, {}),
+        ([topics.deadletter], 1, limits),
+    ]
+    for names, partitions, configs in wanted:
+        ensure_topics(
+            kafka,
+            names,
+            partitions=partitions,
+            replication=kafka.replication_factor,
+            configs=configs,
+            timeout=kafka.topic_timeout,
+            create=kafka.create_topics,
+        )
+
+
+def _room(monitor: ModelMonitor) -> int:
+    """Bytes that a record may have: what is too large to be monitored still fits, and its dead letter in base64 too."""
+    return monitor.spec.kafka.max_message_bytes * 16
 
 
 def session(monitor: ModelMonitor) -> "SparkSession":
@@ -201,7 +212,7 @@ def start(spark: "SparkSession", monitor: ModelMonitor, version: str) -> "Stream
         options["maxOffsetsPerTrigger"] = str(job.max_offsets_per_trigger)
     messages = spark.readStream.format("kafka").options(**options).load()
     reports = merged(folded(messages, task, frontiers), task, frontiers)
-    sink = {**kafka.for_spark(), "kafka.max.request.size": str(kafka.max_message_bytes * 16), "kafka.linger.ms": "5"}
+    sink = {**kafka.for_spark(), "kafka.max.request.size": str(_room(monitor)), "kafka.linger.ms": "5"}
     return (
         reports.writeStream.format("kafka")
         .options(**sink)
