@@ -35,15 +35,16 @@ from confluent_kafka import Consumer, Producer
 from reference.build import build
 from reference.store import Store
 from streaming.broker import EmbeddedKafka
-from streaming.job import absolute, merged, folded, pinned_baseline, prepare_topics, session, start
-from streaming.kafka import ensure_topics
+from streaming.job import absolute, pinned_baseline, prepare_topics, session, start
 from streaming.spec import ModelMonitor, parse
 
 PARTITIONS = 4
 BATCH = 250_000
 
 
-def monitor_of(folder: Path, name: str, broker: EmbeddedKafka, features: int, window: dict[str, Any], **job: Any) -> ModelMonitor:
+def monitor_of(
+    folder: Path, name: str, broker: EmbeddedKafka, features: int, window: dict[str, Any], **job: Any
+) -> ModelMonitor:
     document = {
         "apiVersion": "driftline.io/v1",
         "kind": "ModelMonitor",
@@ -96,11 +97,13 @@ def fill(broker: EmbeddedKafka, topic: str, count: int, shape: tuple[int, int], 
 
 def rate(query: Any, total: int) -> float:
     """Messages a second over all micro-batches after the first."""
-    done, busy, batches = 0, 0.0, []
+    done, busy = 0, 0.0
     query.processAllAvailable()
-    for progress in query.recentProgress:
-        if progress["numInputRows"]:
-            batches.append((progress["numInputRows"], progress["durationMs"]["triggerExecution"] / 1000))
+    batches = [
+        (progress["numInputRows"], progress["durationMs"]["triggerExecution"] / 1000)
+        for progress in query.recentProgress
+        if progress["numInputRows"]
+    ]
     for rows, seconds in batches[1:]:
         done, busy = done + rows, busy + seconds
     assert sum(rows for rows, _ in batches) == total, (batches, total)
@@ -108,7 +111,9 @@ def rate(query: Any, total: int) -> float:
     return done / busy
 
 
-def yardstick(spark: Any, monitor: ModelMonitor, total: int, stage: Callable[[Any], Any], folder: Path, batch: int) -> float:
+def yardstick(
+    spark: Any, monitor: ModelMonitor, total: int, stage: Callable[[Any], Any], folder: Path, batch: int
+) -> float:
     source = (
         spark.readStream.format("kafka")
         .options(
@@ -130,7 +135,7 @@ def yardstick(spark: Any, monitor: ModelMonitor, total: int, stage: Callable[[An
 
 
 def throughput(folder: Path, broker: EmbeddedKafka, results: Results, scale: float) -> None:
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
     rng = np.random.default_rng(0)
     for name, count, warm, shape, batch in (
@@ -151,14 +156,14 @@ def throughput(folder: Path, broker: EmbeddedKafka, results: Results, scale: flo
         spark = session(monitor)
         total = count + warm
         schema = "type string, id string, time double, payload struct<instances: array<array<double>>>"
-        limit = yardstick(spark, monitor, total, lambda s: s.agg(F.sum(F.length("value"))), folder, batch)
-        parsed = F.from_json(F.col("value").cast("string"), schema)
+        limit = yardstick(spark, monitor, total, lambda s: s.agg(fn.sum(fn.length("value"))), folder, batch)
+        parsed = fn.from_json(fn.col("value").cast("string"), schema)
         from_json = yardstick(
             spark,
             monitor,
             total,
-            lambda s: s.select(parsed.alias("m")).agg(
-                F.sum("m.time"), F.sum(F.size("m.payload.instances")), F.max("m.payload.instances")
+            lambda s, parsed=parsed: s.select(parsed.alias("m")).agg(
+                fn.sum("m.time"), fn.sum(fn.size("m.payload.instances")), fn.max("m.payload.instances")
             ),
             folder,
             batch,
@@ -175,7 +180,11 @@ def throughput(folder: Path, broker: EmbeddedKafka, results: Results, scale: flo
 def latency(folder: Path, broker: EmbeddedKafka, results: Results, seconds: int) -> None:
     per_second = 1000
     monitor = monitor_of(
-        folder, "latency", broker, 4, {"duration": "15s", "watermarkDelay": "6s", "idleTimeout": "30s", "emitEvery": "500ms"}
+        folder,
+        "latency",
+        broker,
+        4,
+        {"duration": "15s", "watermarkDelay": "6s", "idleTimeout": "30s", "emitEvery": "500ms"},
     )
     rng = np.random.default_rng(1)
     monitor = absolute(monitor)
@@ -253,20 +262,26 @@ def _latencies(outliers: list[Any], statistics: list[Any], sent: np.ndarray, res
     for at, record in statistics:
         windows[_ms(record["window"]["start"])].append((at, record))
     provisional, final = [], []
-    for start, reports in windows.items():
-        if start < begin or start + 15_000 > end:
+    for opened, reports in windows.items():
+        if opened < begin or opened + 15_000 > end:
             continue  # only whole windows
-        mine = sent[(sent >= start) & (sent < start + 15_000)]
+        mine = sent[(sent >= opened) & (sent < opened + 15_000)]
         counted = np.array([record["counts"]["requests"] for _, record in reports])
         stamps = np.array([at for at, _ in reports])
         last = next(at for at, record in reports if record["status"] == "final")
-        assert counted.max() == len(mine), (start, counted.max(), len(mine))
+        assert counted.max() == len(mine), (opened, counted.max(), len(mine))
         # The n-th request of a window is in the first report that counts at least n.
         first = stamps[np.searchsorted(counted, np.arange(1, len(mine) + 1), side="left")]
         provisional.append(first - mine)
         final.append(last - mine)
-    results.note(f"{len(flagged)} outlier records, {len(final)} whole windows of 15 s at {len(sent) * 1000 / (end - begin):.0f} requests/s")
-    for kind, values in (("outlier", flagged), ("provisional", np.concatenate(provisional)), ("final", np.concatenate(final))):
+    results.note(
+        f"{len(flagged)} outlier records, {len(final)} whole windows of 15 s at {len(sent) * 1000 / (end - begin):.0f} requests/s"
+    )
+    for kind, values in (
+        ("outlier", flagged),
+        ("provisional", np.concatenate(provisional)),
+        ("final", np.concatenate(final)),
+    ):
         for p in (50, 75, 95, 99):
             results.figure(f"{kind}_p{p}_s", float(np.percentile(values, p)) / 1000)
 
@@ -281,6 +296,7 @@ class Memory(threading.Thread):
         self.driver = self.workers = 0.0
 
     def run(self) -> None:
+        """Sample until stopped."""
         while not self._done.wait(0.5):
             driver = workers = 0.0
             try:
@@ -295,6 +311,7 @@ class Memory(threading.Thread):
             self.driver, self.workers = max(self.driver, driver), max(self.workers, workers)
 
     def stop(self) -> None:
+        """End sampling."""
         self._done.set()
 
 

@@ -15,6 +15,7 @@ from detectors.statistics.table import Plan
 from reference.schema import Column, Schema
 
 Source = Literal["request", "response"]
+SOURCES: tuple[Source, ...] = ("request", "response")
 _MAGIC = b"DLB1"
 FEW_VALUES = 20
 """A numeric column with at most so many distinct values is counted value by value, as Evidently treats it."""
@@ -45,6 +46,7 @@ class Baseline:
         return hashlib.sha256(self._content()).hexdigest()[:12]
 
     def columns(self, source: Source) -> dict[str, ColumnSummary]:
+        """Of the features, or of the predictions."""
         return self.request if source == "request" else self.response
 
     def lacking(self, schema: Schema, source: Source) -> list[str]:
@@ -160,5 +162,5 @@ def _unpack(packed: dict[str, Any]) -> ColumnSummary:
         if packed[name] is not None:
             packed[name] = np.frombuffer(packed[name], kind)
     if packed["counts"] is not None:
-        packed["counts"] = {value: count for value, count in packed["counts"]}
+        packed["counts"] = dict(packed["counts"])
     return ColumnSummary(**packed)

@@ -1,10 +1,10 @@
 """What can go wrong in the room of references; also the base that the command line knows.
 
-    DriftlineError              has the exit code of the command that it ends
-    └── BaselineError
-        ├── UnusableData        a training table that does not fit the model; exit code 2
-        ├── BaselineNotFound    no such model or version in the store; exit code 2
-        └── CorruptBaseline     a file that is not what its manifest says; exit code 1
+DriftlineError              has the exit code of the command that it ends
+└── BaselineError
+    ├── UnusableData        a training table that does not fit the model; exit code 2
+    ├── BaselineNotFound    no such model or version in the store; exit code 2
+    └── CorruptBaseline     a file that is not what its manifest says; exit code 1
 """
 
 from typing import ClassVar

@@ -93,8 +93,10 @@ class Model(Settings):
 
     @cached_property
     def request_schema(self) -> Schema:
+        """The features."""
         return Schema(self.features)
 
     @cached_property
     def response_schema(self) -> Schema:
+        """The predictions."""
         return Schema(self.predictions)

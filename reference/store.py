@@ -32,7 +32,8 @@ class Store:
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
-        return fsspec.core.url_to_fs(self.url)
+        place: tuple[Any, str] = fsspec.core.url_to_fs(self.url)
+        return place
 
     def publish(self, baseline: Baseline) -> str:
         """Write a baseline and make it the current one; returns its version.
@@ -73,7 +74,9 @@ class Store:
         folder = f"{root}/{model}"
         if not fs.isdir(folder):
             return []
-        found = [self._read(model, entry["name"].rpartition("/")[2], "manifest.json") for entry in fs.ls(folder, detail=True)]
+        found = [
+            self._read(model, entry["name"].rpartition("/")[2], "manifest.json") for entry in fs.ls(folder, detail=True)
+        ]
         return sorted((json.loads(data) for data in found if data is not None), key=lambda m: m["created"])
 
     def load(self, model: str, version: str = CURRENT) -> Baseline:
@@ -93,7 +96,9 @@ class Store:
             msg = f"no baseline {wanted!r} of model {model!r} in {self.url}: it has {known}"
             raise BaselineNotFound(msg)
         if hashlib.sha256(data).hexdigest() != json.loads(manifest)["sha256"]:
-            msg = f"baseline {wanted} of model {model!r} in {self.url} is not the file that was published: build it again"
+            msg = (
+                f"baseline {wanted} of model {model!r} in {self.url} is not the file that was published: build it again"
+            )
             raise CorruptBaseline(msg)
         try:
             return Baseline.from_bytes(data)

@@ -20,7 +20,7 @@ from detectors.base import Flagged
 from detectors.settings import format_duration
 from detectors.statistics.block import Block
 from detectors.statistics.table import summarise
-from reference.baseline import Source
+from reference.baseline import SOURCES, Source
 from streaming.frontier import Frontiers, Key
 from streaming.messages import Decoded, Reason, Rejected, Rows
 from streaming.pane import Pane, rfc3339
@@ -153,10 +153,10 @@ class _Fold:
         starts = decoded.times // me.pane * me.pane
         late = starts <= self.behind
         flagged = np.zeros(batch.num_rows, np.int64)
-        for source, rows in (("request", decoded.requests), ("response", decoded.responses)):
+        for source, rows in zip(SOURCES, (decoded.requests, decoded.responses), strict=True):
             kept = _of(rows, good) if future.any() else rows
             if kept.block.rows:
-                flagged += self._outliers(source, kept, decoded)
+                flagged = flagged + self._outliers(source, kept, decoded)
                 self._summarise(source, kept, starts)
         for start, messages in _groups(starts, np.flatnonzero((flagged > 0) & ~late)):
             self.out.add(start, replace(me.no_rows, outliers=int(flagged[messages].sum())))
@@ -182,7 +182,9 @@ class _Fold:
         groups = [(int(of_row[0]), slice(None))] if whole else _groups(of_row, np.arange(len(of_row)))
         for start, picked in groups:
             summary = summarise(plan, rows.block if whole else rows.block.take(picked))
-            pane = replace(me.no_rows, **{f"{source}s": summary})
+            pane = (
+                replace(me.no_rows, requests=summary) if source == "request" else replace(me.no_rows, responses=summary)
+            )
             if start <= self.behind:
                 self.out.add_late(start, pane, [])
             else:

@@ -7,6 +7,7 @@ Micro-batches follow one another, so what the fold reads is what the operator kn
 a crash it may be ahead of the restored state, which only sends a few bytes too many.
 """
 
+import contextlib
 import json
 from typing import Any
 
@@ -42,10 +43,8 @@ class Frontiers:
         """Record what a partition of the stateful stage has closed; keys that did not change keep their frontier."""
         path = f"{self._root}/{partition}.json"
         known: dict[Key, int] = {}
-        try:
+        with contextlib.suppress(FileNotFoundError):
             known = {(model, segment): frontier for model, segment, frontier in json.loads(self._fs.cat_file(path))}
-        except FileNotFoundError:
-            pass
         if all(known.get(key) == frontier for key, frontier in changed.items()):
             return
         known |= changed

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,8 @@ from streaming.errors import BaselineMismatch, IncompatibleCheckpoint
 from streaming.spec import ModelMonitor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
@@ -116,7 +117,9 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
         Store(monitor.spec.reference.store).load(monitor.name, version)
         write_whole(fs, path, json.dumps({**wanted, "baseline": version}, indent=2).encode() + b"\n")
         return version
-    changed = [f"{key} was {stamp.get(key)!r} and is {value!r}" for key, value in wanted.items() if stamp.get(key) != value]
+    changed = [
+        f"{key} was {stamp.get(key)!r} and is {value!r}" for key, value in wanted.items() if stamp.get(key) != value
+    ]
     if changed:
         raise IncompatibleCheckpoint(
             f"the checkpoint {monitor.spec.job.checkpoint} was made under other settings ({'; '.join(changed)}): give "
@@ -264,7 +267,7 @@ def _await(query: "StreamingQuery", monitor: ModelMonitor) -> int:
             signal.signal(number, handler)
     failure = query.exception()
     if failure is not None:
-        print(f"driftline: the query failed: {failure}", file=sys.stderr)
+        print(f"driftline: the query failed: {failure}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pandas as pd
-from pyspark.sql.streaming import StatefulProcessor, StatefulProcessorHandle
+from pyspark.sql.streaming.stateful_processor import StatefulProcessor, StatefulProcessorHandle
 
 from streaming.fold import CLOCK, LATE, PANE, RECORD
 from streaming.frontier import Frontiers
@@ -159,17 +159,20 @@ class Panes:
         self._changed: set[int] = set()
 
     def get(self, start: int) -> Pane | None:
+        """The pane that begins then, if there is one."""
         if start not in self._read and self._state.containsKey((start,)):
             (data,) = self._state.getValue((start,))
             self._read[start] = Pane.from_bytes(bytes(data), self._me.plans)
         return self._read.get(start)
 
     def add(self, start: int, pane: Pane) -> None:
+        """Add to the pane that begins then."""
         before = self.get(start)
         self._read[start] = pane if before is None else before + pane
         self._changed.add(start)
 
     def sum(self, starts: range) -> Pane:
+        """The panes that begin then, as one."""
         whole = self._me.no_rows
         for start in starts:
             pane = self.get(start)
@@ -179,15 +182,17 @@ class Panes:
 
     def starts(self) -> list[int]:
         """Of all panes there are, ascending."""
-        return sorted({int(start) for (start,) in self._state.keys()} | set(self._read))
+        return sorted({int(start) for (start,) in self._state.keys()} | set(self._read))  # noqa: SIM118 - a state, not a dict
 
     def drop(self, start: int) -> None:
+        """Forget a pane."""
         self._read.pop(start, None)
         self._changed.discard(start)
         if self._state.containsKey((start,)):
             self._state.removeKey((start,))
 
     def write(self) -> None:
+        """Put what changed into the state."""
         for start in sorted(self._changed):
             self._state.updateValue((start,), (self._read[start].to_bytes(),))
 
@@ -199,15 +204,17 @@ class MergeProcessor(StatefulProcessor):
         self._task, self._folder = task, frontiers
 
     def init(self, handle: StatefulProcessorHandle) -> None:
+        """Open the state of this partition."""
         self._handle = handle
         self._head = handle.getValueState("head", "body binary")
         self._panes = handle.getMapState("panes", "start long", "body binary")
         self._me = worker(self._task)
         self._frontiers: dict[tuple[str, str], int] = {}
 
-    def handleInputRows(  # noqa: N802 - Spark's name
+    def handleInputRows(  # type: ignore[override] # noqa: N802 - Spark's name; rows are pandas here
         self, key: Any, rows: Iterator[pd.DataFrame], timerValues: "TimerValues"
     ) -> Iterator[pd.DataFrame]:
+        """What the folded rows of a key in one batch come to."""
         merge = self._merge(key, timerValues)
         before = merge.head.timer
         for part in rows:
@@ -221,6 +228,7 @@ class MergeProcessor(StatefulProcessor):
     def handleExpiredTimer(  # noqa: N802 - Spark's name
         self, key: Any, timerValues: "TimerValues", expiredTimerInfo: "ExpiredTimerInfo"
     ) -> Iterator[pd.DataFrame]:
+        """What is due for a key that asked to be woken."""
         merge = self._merge(key, timerValues)
         expired = expiredTimerInfo.getExpiryTimeInMs()
         before = None if merge.head.timer == expired else merge.head.timer
@@ -228,6 +236,7 @@ class MergeProcessor(StatefulProcessor):
         self._keep(key, merge, before)
 
     def close(self) -> None:
+        """Leave the frontiers for the fold of the next batch."""
         if self._frontiers:
             from pyspark import TaskContext
 
@@ -235,7 +244,8 @@ class MergeProcessor(StatefulProcessor):
             Frontiers(self._folder).write(0 if context is None else context.partitionId(), self._frontiers)
 
     def _merge(self, key: Any, timers: "TimerValues") -> Merge:
-        head = _decode_head(bytes(self._head.get()[0])) if self._head.exists() else Head()
+        stored = self._head.get()
+        head = Head() if stored is None else _decode_head(bytes(stored[0]))
         return Merge(self._me, key[1], head, Panes(self._panes, self._me), timers.getCurrentProcessingTimeInMs())
 
     def _keep(self, key: Any, merge: Merge, before: int | None) -> None:

@@ -1,5 +1,6 @@
 """A pane: what one slide's worth of event time holds, mergeable; windows are sums of panes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -7,6 +8,7 @@ import msgspec
 
 from detectors.errors import SummaryFormatError
 from detectors.statistics.table import Plan, TableSummary
+from reference.baseline import Source
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -32,6 +34,7 @@ class Pane:
 
     @classmethod
     def empty(cls, plans: Plans) -> "Pane":
+        """Of no messages: the neutral element of `+`."""
         return cls(TableSummary.empty(plans.request), TableSummary.empty(plans.response))
 
     def __add__(self, other: "Pane") -> "Pane":
@@ -41,6 +44,11 @@ class Pane:
             self.dead + other.dead,
             self.outliers + other.outliers,
         )
+
+    def tables(self) -> Iterator[tuple[Source, TableSummary]]:
+        """Both summaries, by what they are of."""
+        yield "request", self.requests
+        yield "response", self.responses
 
     def to_bytes(self) -> bytes:
         """MessagePack of the two summaries' binary forms and the two counts."""

@@ -31,7 +31,6 @@ from streaming.reports import (
 from streaming.worker import Worker
 
 _encode = msgspec.json.Encoder().encode
-_SOURCES: tuple[Source, ...] = ("request", "response")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +76,8 @@ def _shared(me: Worker, report: Report, kind: str, detected_at: str) -> dict[str
 
 
 def _statistics(me: Worker, report: Report, window: Pane, detected_at: str) -> Statistics:
-    tables: dict[Source, TableSummary] = {"request": window.requests, "response": window.responses}
     columns = [
-        _column_statistics(me, source, table, column)
-        for source, table in tables.items()
-        for column in table.columns()
+        _column_statistics(me, source, table, column) for source, table in window.tables() for column in table.columns()
     ]
     counts = Counts(
         requests=window.requests.rows,
@@ -97,7 +93,7 @@ def _statistics(me: Worker, report: Report, window: Pane, detected_at: str) -> S
     return Statistics(
         **_shared(me, report, "statistics", detected_at),  # type: ignore[arg-type]
         counts=counts,
-        exact=all(table.values is not None for table in tables.values()),
+        exact=all(table.values is not None for _, table in window.tables()),
         columns=columns,
         covariance=Matrix(names, _rows(co.covariance())) if co is not None and "covariance" in asked else None,
         correlation=Matrix(names, _rows(co.correlation())) if co is not None and "correlation" in asked else None,
@@ -143,9 +139,9 @@ def _percentiles(table: TableSummary, column: ColumnSummary, percents: tuple[flo
         return [math.nan] * len(percents)
     ranks = np.asarray(percents) / 100
     if column.values is not None:
-        return np.quantile(column.values, ranks).tolist()
+        return list(map(float, np.quantile(column.values, ranks)))
     assert table.quantiles is not None  # the plan has sketches when percentiles are asked for
-    return table.quantiles.at(table.plan.numeric.index(column.name), ranks).tolist()
+    return list(map(float, table.quantiles.at(table.plan.numeric.index(column.name), ranks)))
 
 
 def _distribution(me: Worker, source: Source, column: ColumnSummary) -> HistogramBins:
@@ -174,10 +170,9 @@ def _distribution(me: Worker, source: Source, column: ColumnSummary) -> Histogra
 
 def _drift(me: Worker, report: Report, window: Pane, detected_at: str) -> Drift:
     settings = me.monitor.spec.drift
-    tables: dict[Source, TableSummary] = {"request": window.requests, "response": window.responses}
     columns = [
         _compared(source, method, reference, window_column, auto=auto)
-        for source, table in tables.items()
+        for source, table in window.tables()
         if source == "request" or table.rows
         for name, reference in me.baseline.columns(source).items()
         if name in me.schema(source).names

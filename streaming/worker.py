@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
 
 from detectors.base import FittedOutlierDetector, FittingColumn
 from detectors.statistics.column import ColumnSummary
-from reference.baseline import Baseline, Source
+from detectors.statistics.table import Plan
+from reference.baseline import SOURCES, Baseline, Source
 from reference.schema import Schema
 from reference.store import Store
 from streaming.messages import Decoder
@@ -37,21 +37,25 @@ class Worker:
 
     @property
     def model(self) -> str:
+        """The model's name."""
         return self.monitor.name
 
     def schema(self, source: Source) -> Schema:
+        """The columns of requests or of responses."""
         model = self.monitor.spec.model
         return model.request_schema if source == "request" else model.response_schema
 
     @cached_property
     def decoder(self) -> Decoder:
+        """Of the inference topic; it learns, so there is one a process."""
         return Decoder(self.monitor.spec.model, max_bytes=self.monitor.spec.kafka.max_message_bytes)
 
     @cached_property
     def plans(self) -> Plans:
+        """What is counted, on the baseline's rulers."""
         metrics = set(self.monitor.spec.statistics.metrics)
 
-        def plan(source: Source) -> object:
+        def plan(source: Source) -> Plan:
             return self.baseline.plan(
                 self.schema(source),
                 source,
@@ -59,7 +63,7 @@ class Worker:
                 comoments=source == "request" and bool(metrics & {"covariance", "correlation"}),
             )
 
-        return Plans(plan("request"), plan("response"))  # type: ignore[arg-type]
+        return Plans(plan("request"), plan("response"))
 
     @cached_property
     def no_rows(self) -> Pane:
@@ -67,9 +71,9 @@ class Worker:
         return Pane.empty(self.plans)
 
     @cached_property
-    def outliers(self) -> dict[Literal["request", "response"], list[FittedOutlierDetector]]:
+    def outliers(self) -> dict[Source, list[FittedOutlierDetector]]:
         """The detectors of requests and of responses, with their limits."""
-        return {source: self._fitted(source) for source in ("request", "response")}
+        return {source: self._fitted(source) for source in SOURCES}
 
     def _fitted(self, source: Source) -> list[FittedOutlierDetector]:
         known, schema = self.baseline.columns(source), self.schema(source)

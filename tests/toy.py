@@ -48,4 +48,3 @@ def worker_of(monitor: ModelMonitor, started: int = STARTED) -> Worker:
     store = Store(monitor.spec.reference.store)
     version = store.current(monitor.name)
     return Worker(monitor, store.load(monitor.name, version), version, started)
-

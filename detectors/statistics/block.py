@@ -16,6 +16,7 @@ class Codes:
     """The distinct categories that `codes` points at; a value may be listed without being used."""
 
     def take(self, rows: NDArray[np.int64] | slice) -> "Codes":
+        """The codes of some of the rows."""
         return Codes(self.codes[rows], self.values)
 
 
@@ -31,6 +32,7 @@ class Block:
 
     @property
     def rows(self) -> int:
+        """How many instances."""
         return len(self.numeric)
 
     def take(self, rows: NDArray[np.int64] | slice) -> "Block":

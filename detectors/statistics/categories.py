@@ -39,7 +39,7 @@ class CategoryCounts:
         """Of one batch."""
         tally = np.bincount(column.codes + 1, minlength=len(column.values) + 1)
         counts = {value: count for value, count in zip(column.values, tally[1:].tolist(), strict=False) if count}
-        return cls(counts, int(tally[0]), 0, 0, cap, listed)._reduced()
+        return cls(counts, int(tally[0]), 0, 0, cap, listed).reduced()
 
     @classmethod
     def of_numbers(
@@ -47,7 +47,7 @@ class CategoryCounts:
     ) -> "CategoryCounts":
         """Of the sorted finite values of a numeric column that has few distinct ones."""
         values, tally = np.unique(ordered, return_counts=True)
-        return cls(dict(zip(values.tolist(), tally.tolist(), strict=True)), 0, 0, 0, cap, listed)._reduced()
+        return cls(dict(zip(values.tolist(), tally.tolist(), strict=True)), 0, 0, 0, cap, listed).reduced()
 
     @property
     def total(self) -> int:
@@ -69,11 +69,11 @@ class CategoryCounts:
             self.error + other.error,
             self.unlisted + other.unlisted,
             min(self.cap, other.cap),
-            self.listed | other.listed,
-        )._reduced()
+            self.listed if self.listed == other.listed else frozenset((*self.listed, *other.listed)),
+        ).reduced()
 
-    def _reduced(self) -> "CategoryCounts":
-        """Subtract the (cap+1)-th largest free count from every free one and drop what is left with nothing."""
+    def reduced(self) -> "CategoryCounts":
+        """With at most `cap` free categories: subtract the (cap+1)-th largest free count from every free one and drop what is left with nothing."""
         free = [count for value, count in self.counts.items() if value not in self.listed]
         if len(free) <= self.cap:
             return self
@@ -87,6 +87,4 @@ class CategoryCounts:
                 if count > cut:
                     kept[value] = count - cut
                 dropped += min(count, cut)
-        return CategoryCounts(
-            kept, self.missing, self.error + cut, self.unlisted + dropped, self.cap, self.listed
-        )
+        return CategoryCounts(kept, self.missing, self.error + cut, self.unlisted + dropped, self.cap, self.listed)

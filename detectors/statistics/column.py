@@ -53,4 +53,5 @@ class ColumnSummary:
         return self.m2 / (self.count - ddof) if self.count > ddof else math.nan
 
     def std(self, ddof: int = 0) -> float:
+        """Standard deviation, in the column's own unit."""
         return math.sqrt(self.variance(ddof))

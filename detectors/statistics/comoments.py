@@ -26,6 +26,7 @@ class CoMoments:
 
     @classmethod
     def empty(cls, columns: int) -> "CoMoments":
+        """Of no rows: the neutral element of `+`."""
         return cls(0, np.zeros(columns), np.zeros((columns, columns)))
 
     @classmethod
@@ -58,4 +59,5 @@ class CoMoments:
         scale = np.sqrt(np.diag(self.c))
         with np.errstate(divide="ignore", invalid="ignore"):
             r = self.c / np.outer(scale, scale)
-        return np.clip(r, -1.0, 1.0)
+        clipped: NDArray[np.float64] = np.clip(r, -1.0, 1.0)
+        return clipped

@@ -122,9 +122,7 @@ class TableSummary:
         rows = self.rows + other.rows
         values = None
         if self.values is not None and other.values is not None and rows <= self.plan.exact_rows:
-            values = tuple(
-                np.sort(np.concatenate(pair)) for pair in zip(self.values, other.values, strict=True)
-            )
+            values = tuple(np.sort(np.concatenate(pair)) for pair in zip(self.values, other.values, strict=True))
         return TableSummary(
             self.plan,
             rows,
@@ -325,7 +323,7 @@ def _unpack(cls: type[TableSummary], body: _Packed, plan: Plan) -> TableSummary:
         msg = f"it has {len(body.moments)} moments, not {_MOMENTS}"
         raise ValueError(msg)
     moments = [
-        np.frombuffer(array, np.int64 if k < 3 else np.float64)  # noqa: PLR2004 - the three counts come first
+        np.frombuffer(array, np.int64 if k < 3 else np.float64)  # the three counts come first
         for k, array in enumerate(body.moments)
     ]
     if any(len(array) != columns for array in moments):
@@ -353,7 +351,7 @@ def _unpack(cls: type[TableSummary], body: _Packed, plan: Plan) -> TableSummary:
     return cls(
         plan,
         body.rows,
-        Moments(*moments),
+        Moments(*moments),  # type: ignore[arg-type] # whole numbers first, see above
         comoments,
         bins,
         None
@@ -362,7 +360,9 @@ def _unpack(cls: type[TableSummary], body: _Packed, plan: Plan) -> TableSummary:
         None if body.values is None else tuple(np.frombuffer(values) for values in body.values),
         tuple(
             CategoryCounts(*packed, cap=plan.max_categories, listed=listed)
-            for packed, listed in zip(body.categories, plan.listed or (frozenset(),) * len(plan.categorical), strict=True)
+            for packed, listed in zip(
+                body.categories, plan.listed or (frozenset(),) * len(plan.categorical), strict=True
+            )
         ),
         tuple(
             CategoryCounts(*packed, cap=plan.max_categories, listed=known)

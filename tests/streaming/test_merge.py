@@ -82,7 +82,9 @@ class Stream:
     @staticmethod
     def finals(records):
         return [
-            (r.start, r.counts["requests"]) for r in records if getattr(r, "kind", "") == "statistics" and r.status == "final"
+            (r.start, r.counts["requests"])
+            for r in records
+            if getattr(r, "kind", "") == "statistics" and r.status == "final"
         ]
 
 
@@ -97,7 +99,10 @@ def stream(tmp_path: Path) -> Stream:
 
 def test_a_window_reports_early_and_often_then_once_finally(stream):
     first = stream.batch((0, 1))
-    assert [(r.kind, r.status, r.revision) for r in first] == [("statistics", "provisional", 1), ("drift", "provisional", 1)]
+    assert [(r.kind, r.status, r.revision) for r in first] == [
+        ("statistics", "provisional", 1),
+        ("drift", "provisional", 1),
+    ]
     assert [r.revision for r in stream.batch((0, 2))] == [2, 2]
     last = stream.batch((0, 12))
     assert stream.finals(last) == [(0, 2)]
