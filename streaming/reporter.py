@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BATCH = 500
+_BATCH = 100
+"""Messages that are taken before it looks whether to write or to stop; a run in the workspace takes about 50 ms."""
 _EVERY = 1.0
 """Seconds between two writings, at least."""
-_UNSAVED = 500
+_UNSAVED = 50
 """Windows after which it writes earlier: they are in memory."""
 _LOOK = timedelta(seconds=2)
 """How long it waits for topics before it asks whether to stop."""

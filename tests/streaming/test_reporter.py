@@ -555,3 +555,12 @@ def test_topics_that_are_not_there_are_named(tmp_path, kafka):
     monitor = monitor.model_copy(update={"spec": monitor.spec.model_copy(update={"kafka": hasty})})
     with pytest.raises(KafkaError, match="nobody-made-these-drift"):
         run(monitor, once=True)
+
+
+def test_it_can_be_stopped_while_it_waits_for_topics(tmp_path, kafka):
+    from streaming.reporter import Reporter
+
+    stop = threading.Event()
+    stop.set()
+    with Reporter(monitor_of(tmp_path, kafka, "nobody-made-these-either")) as reporter:
+        reporter.run(stop)

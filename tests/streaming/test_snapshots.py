@@ -1,7 +1,7 @@
 """Runs of the workspace against stock Evidently on the same rows."""
 
 import json
-import math
+import time
 import warnings
 
 import msgspec
@@ -44,7 +44,10 @@ with warnings.catch_warnings():
         ValueDrift,
     )
     from evidently.presets import DataDriftPreset
+    from evidently.ui.service.storage.local.base import LocalState
+    from evidently.ui.service.storage.local.watcher import WorkspaceDirHandler
     from evidently.ui.workspace import Workspace
+    from watchdog.observers import Observer
 
 # Evidently divides by what may be zero and asks numpy for what it is about to drop.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -215,7 +218,7 @@ def test_a_run_survives_the_round_trip_and_is_the_same_every_time():
     one, two = snapshot(drift(), statistics()).dumps(), snapshot(drift(), statistics()).dumps()
     assert one == two
     assert Snapshot.loads(one).dumps() == one
-    assert math.isfinite(len(Snapshot.loads(one).get_html_str(as_iframe=False)))
+    assert "Dataset Drift" in Snapshot.loads(one).get_html_str(as_iframe=False)
 
 
 def test_a_run_says_what_it_is_about():
@@ -259,3 +262,24 @@ def test_a_project_is_found_again_and_a_run_replaced(tmp_path):
 def test_a_project_of_somebody_elses_making_is_used(tmp_path):
     made = Workspace.create(str(tmp_path)).create_project("toy")
     assert Project(tmp_path, "toy").id == made.id
+
+
+def test_a_running_evidently_ui_hears_of_new_and_of_replaced_runs(tmp_path):
+    project = Project(tmp_path, "toy")
+    state = LocalState.load(str(tmp_path), None)
+    observer = Observer()
+    observer.schedule(WorkspaceDirHandler(state), str(tmp_path), recursive=True)
+    observer.start()
+    try:
+        for run in (snapshot(drift(), None), snapshot(drift(), statistics())):
+            project.put(snapshot_id(drift()), run)
+            deadline = time.monotonic() + 10
+            while True:
+                known = state.snapshots[project.id].get(snapshot_id(drift()))
+                if known is not None and list(known.metric_results) == list(run.metric_results):
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+    finally:
+        observer.stop()
+        observer.join()
