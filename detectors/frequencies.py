@@ -81,7 +81,7 @@ def sturges_edges(n: float, low: float, high: float) -> NDArray[np.float64]:
     else:
         edges = 2 * np.linspace(low / 2, high / 2, math.ceil(math.log2(n) + 1.0) + 1)
     edges = np.unique(edges)
-    return edges if len(edges) > 1 else np.array([low, np.nextafter(low, np.inf)])
+    return edges if len(edges) > 1 else np.sort([low, np.nextafter(low, 0.0)])
 
 
 def frequencies(reference: ColumnSummary, window: ColumnSummary) -> Frequencies:
@@ -97,7 +97,7 @@ def is_discrete(reference: ColumnSummary) -> bool:
         return reference.unlisted == 0 and len(reference.counts) <= MAX_DISTINCT
     if reference.values is None:
         return False
-    return len(_distinct(reference.values)) <= MAX_DISTINCT
+    return reference_distinct(reference) <= MAX_DISTINCT
 
 
 def by_category(reference: ColumnSummary, window: ColumnSummary) -> Frequencies:
@@ -167,7 +167,8 @@ def union_distinct(reference: ColumnSummary, window: ColumnSummary) -> float:
     estimate of what was never seen before.
     """
     if reference.values is not None and window.values is not None:
-        return len(_distinct(np.sort(np.concatenate((reference.values, window.values)))))
+        before, values = Steps(reference.values), _distinct(window.values)
+        return reference_distinct(reference) + int(np.count_nonzero(before.upto(values) == before.below(values)))
     if reference.counts is not None and window.counts is not None:
         return len({*reference.counts, *window.counts}) + (window.unlisted > 0) + (reference.unlisted > 0)
     p, q = Ramps.of(reference), Ramps.of(window)
@@ -179,6 +180,13 @@ def union_distinct(reference: ColumnSummary, window: ColumnSummary) -> float:
         known, unique = float(np.count_nonzero(new[:-1])), float(np.count_nonzero(new[1:] & new[:-1]))
     rate = min(unique / beside, 1.0) if beside else 0.0
     return known + rate * float(q.total - q.at_ends.sum())
+
+
+def reference_distinct(reference: ColumnSummary) -> int:
+    """How many distinct values a whole reference has."""
+    if reference.distinct is not None:
+        return reference.distinct
+    return 0 if reference.values is None else len(_distinct(reference.values))
 
 
 def differences(reference: ColumnSummary, window: ColumnSummary) -> dict[str, float]:
