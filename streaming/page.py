@@ -761,10 +761,11 @@ def _outliers(board: Board) -> Markup:
         return _card("Flagged instances", None, el("p", "No instance has been flagged.", class_="empty"))
     rows: list[list[Child]] = [
         [
-            _time(outlier.event_time),
-            [wire(outlier.request_id, 40), f" #{outlier.instance}"],
+            el("time", _time(outlier.event_time)),
+            [wire(outlier.request_id, 32), f" #{outlier.instance}"],
             outlier.detector,
-            f"{_figure(outlier.score)} (from {_figure(outlier.threshold)} on)",
+            _figure(outlier.score),
+            _figure(outlier.threshold),
             _reasons(outlier),
         ]
         for outlier in sorted(board.outliers.values(), key=lambda o: (o.event_time, o.id), reverse=True)[:_LATEST]
@@ -775,9 +776,9 @@ def _outliers(board: Board) -> Markup:
         el("div", _ranked("By detector", detectors), _ranked("By feature", features[:10]), class_="pair"),
         _table(
             f"The latest of {_plural(sum(count for _, count in detectors), 'outlier report')}",
-            ["Time (UTC)", "Request", "Detector", "Score", "Because of"],
+            ["Time (UTC)", "Request", "Detector", "Score", "Threshold", "Because of"],
             rows,
-            frozenset(),
+            frozenset({3, 4}),
         ),
     )
 
@@ -806,7 +807,7 @@ def _dead_letters(board: Board) -> Markup | None:
         return _card("Dead letters", None, el("p", "Every message could be monitored.", class_="empty"))
     rows: list[list[Child]] = [
         [
-            _time(letter.timestamp),
+            el("time", _time(letter.timestamp)),
             letter.reason,
             wire(letter.message, 120),
             [wire(letter.topic, 40), f" {letter.partition}:{letter.offset}"],
@@ -919,10 +920,11 @@ figcaption b { overflow: hidden; text-overflow: ellipsis; } abbr { text-decorati
 table { border-collapse: collapse; width: 100%; font-size: .88rem; } caption { text-align: left; color: var(--muted); padding: .3rem 0; }
 th, td { text-align: left; padding: .32rem .6rem .32rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 thead th { color: var(--muted); font-weight: 500; white-space: nowrap; } tbody th { font-weight: 600; }
+.number + td:not(.number) { padding-left: .6rem; } time { white-space: nowrap; font-weight: 500; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .reason { margin-right: .8rem; }
 .spark { width: 110px; height: 26px; fill: var(--c3); } .spark rect:hover { fill: var(--accent); }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 0 2rem; margin-bottom: .6rem; } .ranked th { width: 38%; font-weight: 500; }
-.meter span { display: block; height: .7rem; border-radius: 3px; background: var(--c3); min-width: 2px; }
+.meter { width: 50%; } .meter span { display: block; height: .7rem; border-radius: 3px; background: var(--c3); min-width: 2px; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem .9rem; padding: 0; margin: 0 0 .5rem; font-size: .88rem; }
 .swatch { display: inline-block; width: 1.1rem; height: .8rem; border-radius: 2px; vertical-align: -1px; }
 .swatch.c0 { background: var(--c0); } .swatch.c1 { background: var(--c1); } .swatch.c2 { background: var(--c2); } .swatch.c3 { background: var(--c3); }

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importi
 
 _HARMLESS = frozenset(
     "html head meta title style body header main section div h1 h2 p span b i bdi abbr dl dt dd ul li table caption thead "  # noqa: SIM905
-    "tbody tr th td figure figcaption svg text line rect polygon polyline circle".split(),
+    "tbody tr th td figure figcaption svg text line rect polygon polyline circle time".split(),
 )
 NASTY = '<img src=x onerror="alert(1)"> & </script><script>\u202ealert(2)\x00'
 
