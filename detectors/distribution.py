@@ -123,16 +123,15 @@ class Ramps(Distribution):
         filled = np.flatnonzero(column.bins)
         counts = column.bins[filled].astype(np.float64)
         marks = np.concatenate(([-np.inf], column.ruler.marks, [np.inf]))
-        low = np.maximum(marks[filled], column.low)
+        # Values are above the lower mark and at or below the upper one.
+        low = np.maximum(np.nextafter(marks[filled], np.inf), column.low)
         high = np.minimum(marks[filled + 1], column.high)
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = np.clip(column.sums[filled] / counts, low, high)
-            mean = np.where(np.isfinite(mean), mean, low / 2 + high / 2)
-            # A mean that is off its bin's end only by rounding (a ruler divides a bin by 2^20) is at the end.
+            mean = column.sums[filled] / counts
+            mean = np.clip(np.where(np.isfinite(mean), mean, low / 2 + high / 2), low, high)
+            # A mean that is off its bin's upper end only by rounding (a ruler divides a bin by 2^20) is there.
             rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high)) * np.sqrt(counts)
-            slack = np.maximum(rounding, (high - low) * 1e-6)
-            mean = np.where(high - mean <= slack, high, mean)
-            mean = np.where(mean - low <= slack, low, mean)
+            mean = np.where(high - mean <= np.maximum(rounding, (high - low) * 1e-6), high, mean)
             half = np.where(counts > 1, np.minimum(mean - low, high - mean), 0.0)
             start, end = np.maximum(mean - half, low), np.minimum(mean + half, high)
             return cls(start, end, counts, np.where(mean == marks[filled + 1], counts, 0.0))
