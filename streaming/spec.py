@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import GenerateJsonSchema
 
 from detectors.base import DriftDetector, OutlierDetector
 from detectors.drift import DriftMethod
@@ -36,7 +37,9 @@ class Metadata(Settings):
     """Kubernetes' object metadata, as far as a ModelMonitor has it."""
 
     name: Name
+    """Names the model, its topics, its baselines and its objects on a cluster."""
     namespace: Name | None = None
+    """Where its objects go, on a cluster."""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
 
@@ -79,6 +82,7 @@ class WindowSection(Settings):
     """Event-time windows: tumbling, or sliding when `slide` is shorter than `duration`."""
 
     duration: Duration = timedelta(minutes=5)
+    """How long a window is, in event time."""
     slide: Duration | None = None
     """How far apart windows begin. Default: `duration` (tumbling)."""
     watermark_delay: Duration = timedelta(seconds=30)
@@ -130,6 +134,7 @@ class StatisticsSection(Settings):
     metrics: tuple[Statistic, ...] = (
         "min", "max", "mean", "stddev", "percentiles", "iqr", "distribution", "distinct", "frequent",
     )  # fmt: skip
+    """Which statistics; `deploy/schema/statistics.schema.json` says how each is reported."""
     percentiles: tuple[float, ...] = (5, 25, 50, 75, 95)
     """In percent, 0 to 100."""
     bins: int | None = Field(default=None, ge=1, le=1000)
@@ -185,6 +190,7 @@ class Resources(Settings):
     """Of one container."""
 
     cores: int = Field(default=1, ge=1)
+    """Whole processor cores."""
     memory: str = Field(default="1g", pattern=r"^\d+[mg]$")
     """As Spark and the JVM write it: `512m`, `2g`."""
 
@@ -193,6 +199,7 @@ class Executors(Resources):
     """Of the Spark executors."""
 
     instances: int = Field(default=2, ge=1)
+    """How many there are."""
 
 
 class Job(Settings):
@@ -222,6 +229,7 @@ class Logger(Settings):
     """The inference logger between the model server and Kafka."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` is every one."""
     port: int = Field(default=8085, ge=0, le=65535)
     """0 chooses a free one."""
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
@@ -347,7 +355,15 @@ def dump(monitor: ModelMonitor) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the document, for editors and for messages."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ModelMonitor.model_json_schema()}
+    schema = ModelMonitor.model_json_schema(schema_generator=_WithOurDefaults)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+class _WithOurDefaults(GenerateJsonSchema):
+    """Writes the default of a duration as a ModelMonitor would; Pydantic's own way (``PT1M``) is none that we read."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 
 _DETECTORS = (DriftDetector, OutlierDetector)

@@ -1,6 +1,7 @@
 """What a wrong ModelMonitor is answered with: line, path, value and what would do, once."""
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ ONE_LINE = {
         "model, kafka, window, statistics, outliers, drift, reference, reports, job, logger"
     ),
     # missing
-    GOOD.replace("  name: iris", "  labels: {}"): "m.yaml:3: metadata.name: is missing: add it",
+    GOOD.replace("  name: iris", "  labels: {}"): (
+        "m.yaml:3: metadata.name: is missing: add it "
+        "(names the model, its topics, its baselines and its objects on a cluster)"
+    ),
     GOOD.replace("type: numeric, ", ""): "m.yaml:8: spec.model.features[0].type: is missing: add it, one of numeric, categorical",
     # wrong types
     spec("window: 5m"): (
@@ -427,6 +431,21 @@ def test_json_schema_of_what_is_written_is_kept(golden, topic: str):
 def test_json_schema_knows_every_method_and_detector():
     text = json.dumps(monitor_schema())
     assert all(f'"{name}"' in text for name in (*DRIFT, *OUTLIERS))
+
+
+def test_defaults_in_the_json_schema_are_what_a_document_may_say():
+    """They are read back as they stand there, so an editor that fills them in writes nothing wrong."""
+    schema = monitor_schema()
+    defaults = {
+        key: field["default"] for key, field in schema["$defs"]["Spec"]["properties"].items() if "default" in field
+    }
+    assert parse(
+        yaml.safe_dump({**yaml.safe_load(GOOD), "spec": {**yaml.safe_load(GOOD)["spec"], **defaults}}), "m"
+    ) == parse(GOOD, "m")
+    for section in schema["$defs"].values():
+        for field in section.get("properties", {}).values():
+            if isinstance(field.get("default"), str) and "pattern" in field:
+                assert re.search(field["pattern"], field["default"]), field
 
 
 def test_minimal_example_is_twelve_lines():
