@@ -5,6 +5,7 @@ V1 protocol and of V2 (Open Inference Protocol). What each message means is said
 a time; most messages are read many at once by a skeleton (`streaming.skeletons`) that was learned from one of them.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,11 +40,13 @@ from streaming.tokens import PADDING, Bools, Floats, Ints, Text, Vocabulary, are
 
 __all__ = ["Decoded", "Decoder", "Reason", "Rejected", "Rows"]
 
+_LOG = logging.getLogger(__name__)
+
 Door = Literal["value", "structured", "request", "response"]
 """Where the event is: in a value of unknown kind, in a structured CloudEvent, or around a body (by headers)."""
 
 _HEADERS = ("ce_specversion", "ce_id", "ce_type", "ce_time", "ce_inferenceservicename", "content-type")
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 19
 _CHUNK_MESSAGES = 8192
 _LARGEST_SAMPLE = 1 << 18
 _MOST_SKELETONS = 32
@@ -390,7 +393,11 @@ class _Batch:
 
     def _match(self, one: Skeleton, chunk: Chunk, part: Ints, left: Ints) -> tuple[Ints, bool]:
         kind = one.shape.kind
-        matched, left = one.match(chunk, left, self.pieces[kind].words)
+        try:
+            matched, left = one.match(chunk, left, self.pieces[kind].words)
+        except Exception:  # noqa: BLE001 - what a skeleton fails on, the slow way reads: nothing may stop the query
+            _LOG.exception("skeleton %s failed on %d messages: they are read one by one", one.shape, left.size)
+            return left, False
         if matched is None or not matched.messages.size:
             return left, False
         messages = part[matched.messages]

@@ -474,8 +474,12 @@ def values(rows: list[Sequence[Any]], schema: Schema) -> list[list[Any]]:
         Naming the first instance and column whose value does not fit.
     """
     readers = [number if column.type == "numeric" else category for column in schema.columns]
+    as_they_are = {float, type(None)} if not schema.categorical else set[type]()
     read = []
     for index, row in enumerate(rows):
+        if as_they_are.issuperset(map(type, row)):
+            read.append(list(row))
+            continue
         try:
             read.append([None if cell is None else reader(cell) for reader, cell in zip(readers, row, strict=True)])
         except TypeError:

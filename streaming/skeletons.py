@@ -26,7 +26,7 @@ Role = Literal["id", "seconds", "rfc3339", "text", "number", "cell", "rows"]
 
 MOST_HOLES = 300
 _STRUCTURAL = frozenset(
-    "type specversion id time payload data data_base64 datacontenttype inferenceservicename name shape datatype".split()  # noqa: SIM905
+    "type specversion payload data data_base64 inferenceservicename name shape datatype".split()  # noqa: SIM905
 )
 
 
@@ -216,7 +216,7 @@ class Skeleton:
         while True:
             inner, bounds = joined(regions)
             commas = np.flatnonzero(inner.bytes == 44)
-            counts = np.diff(np.searchsorted(commas, bounds[::2]))
+            counts = _commas_of_each(commas, bounds[::2])
             odd = (counts % width != 0) if not wanted else counts != wanted * width
             if not odd.any():
                 break
@@ -235,14 +235,11 @@ class Skeleton:
         bad[which] = False
         if brackets:
             last = commas.copy()
-            opens = inner.bytes[first[::width]] == 91
-            closes = inner.bytes[last[width - 1 :: width] - 1] == 93
-            if not (opens.all() and closes.all()):
-                rows_of = np.repeat(which, counts // width)
-                bad[rows_of[~(opens & closes)]] = True
-            first[::width] += 1
-            last[width - 1 :: width] -= 1
-        np.minimum(first, last, out=first)
+            inside = (inner.bytes[first[::width]] == 91) & (inner.bytes[last[width - 1 :: width] - 1] == 93)
+            if not inside.all():
+                bad[np.repeat(which, counts // width)[~inside]] = True
+            first[::width] += inside  # nothing moves in bad rows, so no piece ends before it begins
+            last[width - 1 :: width] -= inside
         return self._rows(inner, first, last, which, counts, bad, words)
 
     def _rows(
@@ -333,6 +330,14 @@ class _Rows:
     codes: tuple[NDArray[np.int32], ...]
     bad: Bools
     """(located messages,)"""
+
+
+def _commas_of_each(commas: Ints, bounds: Ints) -> Ints:
+    """How many commas lie between each bound and the next; each of these stretches ends with one."""
+    each, rest = divmod(len(commas), max(len(bounds) - 1, 1))
+    if not rest and each and bool((commas[each - 1 :: each] == bounds[1:] - 1).all()):
+        return np.full(len(bounds) - 1, each)
+    return np.diff(np.searchsorted(commas, bounds))
 
 
 def _categorical_places(schema: Schema) -> list[int]:

@@ -105,7 +105,7 @@ def numbers(text: Text, starts: Ints, ends: Ints) -> Numbers:
         plain[zero] &= ~((data[after] - np.uint8(48) < 10) & (ends[zero] > after))
     all_plain = bool(plain.all())
     ok = plain
-    if _has_dot_before_exponent(data[int(starts[0]) : int(ends[-1])]):
+    if _may_have_bare_dot(text, starts, ends):
         ok = plain & _matches(text.pieces(starts, ends), r"^[^.]*(\.[0-9][^.]*)?$")
         all_plain = all_plain and bool(ok.all())
     try:
@@ -128,8 +128,14 @@ def numbers(text: Text, starts: Ints, ends: Ints) -> Numbers:
     return Numbers(values, missing, ok)
 
 
-def _has_dot_before_exponent(data: NDArray[np.uint8]) -> bool:
-    """Whether ``.e`` occurs anywhere, which Arrow would read as a number."""
+def _may_have_bare_dot(text: Text, starts: Ints, ends: Ints) -> bool:
+    """Whether some piece may be ``1.e5``, which Arrow would read as a number."""
+    data = text.bytes[int(starts[0]) : int(ends[-1])]
+    if len(data) > 2 * int((ends - starts).sum()):  # mostly what lies between the pieces
+        data = np.frombuffer(text.copied(starts, ends).buffers()[2] or b"", np.uint8)
+    raw = data.tobytes()
+    if b"e" not in raw and b"E" not in raw:
+        return False
     return bool(((data[:-1] == 46) & ((data[1:] | np.uint8(32)) == 101)).any())
 
 
