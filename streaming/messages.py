@@ -46,7 +46,7 @@ Door = Literal["value", "structured", "request", "response"]
 """Where the event is: in a value of unknown kind, in a structured CloudEvent, or around a body (by headers)."""
 
 _HEADERS = ("ce_specversion", "ce_id", "ce_type", "ce_time", "ce_inferenceservicename", "content-type")
-_CHUNK_BYTES = 1 << 19
+_CHUNK_BYTES = 1 << 20
 _CHUNK_MESSAGES = 8192
 _LARGEST_SAMPLE = 1 << 18
 _MOST_SKELETONS = 32
@@ -218,6 +218,7 @@ class _Batch:
         self.decoder = decoder
         self.values = values if values.type == pa.binary() else values.cast(pa.binary())
         self.count = len(values)
+        self.offsets = offsets_of(self.values)
         self.kafka = np.asarray(timestamps, np.int64)
         self.columns = {} if headers is None or not self.count else header_columns(headers, _HEADERS)
         self.ids: NDArray[np.object_] = np.full(self.count, "", np.object_)
@@ -338,16 +339,14 @@ class _Batch:
 
     def _parts(self, which: Ints) -> list[Ints]:
         """The messages in parts whose bytes fit a processor's cache."""
-        offsets = offsets_of(self.values)
-        sizes = offsets[which + 1] - offsets[which]
         if not which.size:
             return []
+        sizes = self.offsets[which + 1] - self.offsets[which]
         parts = np.maximum((np.cumsum(sizes) - 1) // _CHUNK_BYTES, np.arange(len(which)) // _CHUNK_MESSAGES)
         return np.split(which, np.flatnonzero(np.diff(parts)) + 1)
 
     def _chunk(self, part: Ints) -> Chunk:
-        offsets = offsets_of(self.values)
-        starts, ends = offsets[part], offsets[part + 1]
+        starts, ends = self.offsets[part], self.offsets[part + 1]
         low, high = int(starts[0]), int(ends[-1])
         if high - low > 2 * int((ends - starts).sum()):  # much between them belongs to others
             copied = self.values.take(pa.array(part))

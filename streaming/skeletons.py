@@ -202,7 +202,7 @@ class Skeleton:
             stop[left] = np.where(found >= 0, from_ + found, -1)
             if guess >= 0 and len(begin) >= 64:
                 lengths = (stop - begin)[stop >= 0]
-                usual = int(np.median(lengths)) if lengths.size else 0
+                usual = int(lengths[lengths.size // 2]) if lengths.size else 0
                 self._lengths[index] = usual if 2 * np.count_nonzero(lengths == usual) > len(begin) else -1
         return stop
 
@@ -263,7 +263,7 @@ class Skeleton:
         rows, width = starts.shape
         schema = self.schema
         if not schema.categorical:
-            read = numbers(text, starts.reshape(-1), ends.reshape(-1))
+            read = numbers(text, starts.reshape(-1), ends.reshape(-1), dense=True)
             ok = np.ones(rows, np.bool_) if read.ok.all() else read.ok.reshape(rows, width).all(axis=1)
             return read.values.reshape(rows, width), read.missing.reshape(rows, width), (), ok
         places = [i for i, column in enumerate(schema.columns) if column.type == "numeric"]

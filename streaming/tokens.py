@@ -24,6 +24,7 @@ PADDING = 64
 _WORDS = pa.array([b"null", b"true", b"false", b"NaN", b"Infinity", b"-Infinity"], pa.binary())
 _WORD_VALUES = np.array([np.nan, 1.0, 0.0, np.nan, np.inf, -np.inf])
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
+_ZERO = np.uint8(48)
 _UNKNOWN = -2
 """Code of a token that is no value of a category."""
 
@@ -68,6 +69,8 @@ def joined(pieces: pa.BinaryArray) -> tuple[Text, Ints]:
 
 def offsets_of(array: pa.BinaryArray) -> Ints:
     """(length + 1,) where the elements begin in the data of the array."""
+    if not len(array):
+        return np.zeros(1, np.int64)  # an empty array may have no buffer at all
     offsets: Ints = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
     return offsets.astype(np.int64)
 
@@ -83,29 +86,30 @@ class Numbers:
     """Whether the piece is a JSON number, a boolean, null, or one of Python's three non-finite numbers."""
 
 
-def numbers(text: Text, starts: Ints, ends: Ints) -> Numbers:
-    """The pieces as a numeric column holds them."""
+def numbers(text: Text, starts: Ints, ends: Ints, *, dense: bool = False) -> Numbers:
+    """The pieces as a numeric column holds them; `dense` when there is little else between the first and the last.
+
+    Behind each piece must stand a byte that is no digit.
+    """
     data = text.bytes
     count = len(starts)
     missing = np.zeros(count, np.bool_)
     if not count:
         return Numbers(np.empty(0), missing, missing)
-    first = data[starts]
-    minus = first == 45
+    head = data[starts]
+    minus = head == 45
+    lead = starts
     if minus.any():
         lead = starts + minus
-        first = data[lead]
-    else:
-        lead = starts
-    last = data[ends - 1]
-    plain = (first - np.uint8(48) < 10) & (last - np.uint8(48) < 10) & (ends > lead)
-    zero = np.flatnonzero(first == 48)
-    if zero.size:
-        after = lead[zero] + 1
-        plain[zero] &= ~((data[after] - np.uint8(48) < 10) & (ends[zero] > after))
+        head = data[lead]
+    second = data.take(lead + 1, mode="clip")
+    plain = (head - _ZERO < 10) & (data[ends - 1] - _ZERO < 10)
+    padded = (head == _ZERO) & (second - _ZERO < 10)
+    if padded.any():
+        plain &= ~padded
     all_plain = bool(plain.all())
     ok = plain
-    if _may_have_bare_dot(text, starts, ends):
+    if _may_have_bare_dot(text, starts, ends, dense=dense):
         ok = plain & _matches(text.pieces(starts, ends), r"^[^.]*(\.[0-9][^.]*)?$")
         all_plain = all_plain and bool(ok.all())
     try:
@@ -128,15 +132,14 @@ def numbers(text: Text, starts: Ints, ends: Ints) -> Numbers:
     return Numbers(values, missing, ok)
 
 
-def _may_have_bare_dot(text: Text, starts: Ints, ends: Ints) -> bool:
+def _may_have_bare_dot(text: Text, starts: Ints, ends: Ints, *, dense: bool) -> bool:
     """Whether some piece may be ``1.e5``, which Arrow would read as a number."""
-    data = text.bytes[int(starts[0]) : int(ends[-1])]
-    if len(data) > 2 * int((ends - starts).sum()):  # mostly what lies between the pieces
+    if dense:
+        data = text.bytes[int(starts[0]) : int(ends[-1])]
+    else:
         data = np.frombuffer(text.copied(starts, ends).buffers()[2] or b"", np.uint8)
-    raw = data.tobytes()
-    if b"e" not in raw and b"E" not in raw:
-        return False
-    return bool(((data[:-1] == 46) & ((data[1:] | np.uint8(32)) == 101)).any())
+    exponent = data | np.uint8(32) == 101
+    return bool(exponent.any()) and bool((exponent[1:] & (data[:-1] == 46)).any())
 
 
 def _matches(pieces: pa.BinaryArray, pattern: str) -> Bools:
