@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from streaming.worker import Task
 
 _STAMP_VERSION = 1
+_DRAIN_S = 30
+_RUNTIME = "org.apache.spark.sql.execution.streaming.runtime"
+_LOGGING = Path(__file__).with_name("log4j2.properties").resolve()
 
 
 def run(monitor: ModelMonitor) -> int:
@@ -48,12 +51,17 @@ def run(monitor: ModelMonitor) -> int:
     version = pinned_baseline(monitor)
     check_baseline(monitor, version)
     prepare_topics(monitor)
+    _say(
+        f"monitoring {monitor.name}: {monitor.topics.inference} on {monitor.spec.kafka.bootstrap_servers}, "
+        f"baseline {version}, checkpoint {monitor.spec.job.checkpoint}",
+    )
     spark = session(monitor)
     try:
-        query = start(spark, monitor, version)
-        return _await(query, monitor)
+        code = _await(start(spark, monitor, version), spark, monitor)
     finally:
         spark.stop()
+    _say("stopped; the checkpoint knows where to go on" if code == 0 else "failed")
+    return code
 
 
 def absolute(monitor: ModelMonitor) -> ModelMonitor:
@@ -166,13 +174,16 @@ def session(monitor: ModelMonitor) -> "SparkSession":
 
     from streaming.jars import jars
 
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers start the system's Python
     job = monitor.spec.job
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers start the system's Python
+    if job.master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # nobody outside has business with a local Spark
     settings = {
         "spark.master": job.master,
         "spark.app.name": f"driftline-{monitor.name}",
         "spark.jars": ",".join(str(jar) for jar in jars("spark-kafka")),
         "spark.driver.memory": job.driver.memory,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}",
         "spark.executor.memory": job.executors.memory,
         "spark.executor.cores": str(job.executors.cores),
         "spark.executor.instances": str(job.executors.instances),
@@ -192,9 +203,7 @@ def session(monitor: ModelMonitor) -> "SparkSession":
     builder = SparkSession.builder
     for key, value in settings.items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate()
-    spark.sparkContext.setLogLevel("WARN")
-    return spark
+    return builder.getOrCreate()
 
 
 def start(spark: "SparkSession", monitor: ModelMonitor, version: str) -> "StreamingQuery":
@@ -251,7 +260,7 @@ def merged(rows: "DataFrame", task: "Task", frontiers: str) -> "DataFrame":
     )
 
 
-def _await(query: "StreamingQuery", monitor: ModelMonitor) -> int:
+def _await(query: "StreamingQuery", spark: "SparkSession", monitor: ModelMonitor) -> int:
     """Wait until the query ends or somebody wants it to."""
     wanted = threading.Event()
     before = {number: signal.signal(number, lambda *_: wanted.set()) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -261,18 +270,63 @@ def _await(query: "StreamingQuery", monitor: ModelMonitor) -> int:
         while query.isActive and not wanted.is_set() and (deadline is None or time.monotonic() < deadline):
             wanted.wait(0.2)
         if query.isActive:
-            _drain(query)
+            _drain(query, spark)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     failure = query.exception()
     if failure is not None:
-        print(f"driftline: the query failed: {failure}", file=sys.stderr)  # noqa: T201
+        _say(f"the query failed: {failure}")
         return 1
     return 0
 
 
-def _drain(query: "StreamingQuery") -> None:
+def _say(text: str) -> None:
+    """A line for whoever watches or reads the log."""
+    print(f"driftline: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
+    """Let the running micro-batch end and begin no other, so that nothing is done twice after the next start.
+
+    `query.stop()` would interrupt the batch. Spark's own loop asks after each batch whether the query is still wanted;
+    there is no public way to say no, so this sets that answer, and stops the hard way when it does not help.
+    """
+    try:
+        terminated = getattr(spark._jvm, f"{_RUNTIME}.TERMINATED$")  # noqa: SLF001
+        query._jsq.streamingQuery().state().set(getattr(terminated, "MODULE$"))  # noqa: SLF001
+        query.awaitTermination(_DRAIN_S)
+    except Exception as error:  # noqa: BLE001 - whatever Spark renamed, the hard way remains
+        _say(f"the last batch is interrupted and done again after the next start: {error}")
+    query.stop()
+
+
+def _say(text: str) -> None:
+    """A line for whoever watches or reads the log."""
+    print(f"driftline: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
+    """Stop just after a micro-batch has ended, so that next to nothing is done twice after the next start."""
+
+    def ended() -> Any:
+        progress = query.lastProgress
+        return progress and (progress["batchId"], progress["timestamp"])
+
+    before, deadline = ended(), time.monotonic() + _DRAIN_S
+    while query.isActive and ended() == before and query.status["isTriggerActive"] and time.monotonic() < deadline:
+        time.sleep(0.005)
+    # What is interrupted is the planning of the next batch; Spark warns of it with a stack trace for each task.
+    spark.sparkContext.setLogLevel("ERROR")
+    query.stop()
+
+
+def _say(text: str) -> None:
+    """A line for whoever watches or reads the log."""
+    print(f"driftline: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
     """Stop between two micro-batches where that is soon, so that nothing is done twice after the next start."""
     deadline = time.monotonic() + 10
     while query.isActive and query.status["isTriggerActive"] and time.monotonic() < deadline:
