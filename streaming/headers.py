@@ -20,13 +20,15 @@ def header_columns(headers: pa.ListArray, names: Sequence[str]) -> dict[str, pa.
         return {}
     keys = pc.struct_field(pairs, [0])
     values = pc.struct_field(pairs, [1]).cast(pa.binary())
-    keys = keys.cast(pa.string())
+    keys = keys.cast(pa.binary())  # their own bytes: nothing then asks whether they are UTF-8
     each = int(counts[0])
     if each and bool((counts == each).all()) and not keys.null_count and _repeats(keys, each):
         mine = {key: index for index, key in enumerate(keys[:each].to_pylist())}
         steps = np.arange(len(counts)) * each
-        return {name: values.take(pa.array(steps + mine[name])) for name in names if name in mine}
-    found = pc.index_in(keys, value_set=pa.array(names, pa.string())).fill_null(-1).to_numpy()
+        return {name: values.take(pa.array(steps + mine[name.encode()])) for name in names if name.encode() in mine}
+    found = (
+        pc.index_in(keys, value_set=pa.array([name.encode() for name in names], pa.binary())).fill_null(-1).to_numpy()
+    )
     message = np.repeat(np.arange(len(counts)), counts)
     columns = {}
     for index, name in enumerate(names):
@@ -38,7 +40,7 @@ def header_columns(headers: pa.ListArray, names: Sequence[str]) -> dict[str, pa.
     return columns
 
 
-def _repeats(keys: pa.StringArray, each: int) -> bool:
+def _repeats(keys: pa.BinaryArray, each: int) -> bool:
     """Whether the keys are the same few over and over, as they are when one client wrote them all."""
     offsets = offsets_of(keys)
     lengths = np.diff(offsets).reshape(-1, each)

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from streaming.protocol import END_OF_TIME, Refused, category, parse_json, rfc3339_to_milliseconds
+from streaming.bodies import category
+from streaming.protocol import END_OF_TIME, Refused, parse_json, rfc3339_to_milliseconds
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -71,7 +72,7 @@ def offsets_of(array: pa.BinaryArray) -> Ints:
     """(length + 1,) where the elements begin in the data of the array."""
     if not len(array):
         return np.zeros(1, np.int64)  # an empty array may have no buffer at all
-    offsets: Ints = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+    offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
     return offsets.astype(np.int64)
 
 
@@ -247,7 +248,8 @@ def _times_by_arrow(values: pa.BinaryArray) -> tuple[Ints, Bools]:
 
 
 def _is_sign(data: NDArray[np.uint8]) -> Bools:
-    return (data == 43) | (data == 45)
+    sign: Bools = (data == 43) | (data == 45)
+    return sign
 
 
 def _times_one_by_one(values: pa.BinaryArray) -> tuple[Ints, Bools]:
@@ -280,7 +282,8 @@ def _bisected(
 
 def milliseconds_of(seconds: Numbers) -> tuple[Ints, Bools]:
     """`protocol.seconds_to_milliseconds` of a column; booleans must have been ruled out before."""
-    micros = seconds.values * 1e6
+    with np.errstate(over="ignore"):
+        micros = seconds.values * 1e6
     ok: Bools = seconds.ok & (micros >= 0.0) & (micros < END_OF_TIME * 1e3)
     read: Ints = np.rint(np.where(ok, micros, 0.0)).astype(np.int64) // 1000
     return read, ok
