@@ -1,7 +1,7 @@
 """The decoder alone, on one core: messages per second of every wire format.
 
     make bench-decode
-    make bench-decode ARGS=--alternatives   # other ways to read the two envelopes, for docs/decisions/0005-decoding.md
+    make bench-decode ARGS=--alternatives   # other ways to read the two envelopes, for docs/decisions/0006-decoding.md
 
 A batch is what Spark hands over (10,000 rows); a figure is the best of several passes. `..._per_cpu_s` divides by the
 processor time of this process, which a neighbour on the machine disturbs less than the clock on the wall.
