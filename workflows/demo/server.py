@@ -1,127 +1,202 @@
-"""The model behind the `kserve` Python server, with what KServe's agent does beside it in a cluster: payload logging.
+"""The model server of the demo: the `kserve` Python server, and the part of KServe's agent that logs payloads.
 
-    python -m workflows.demo.server --http_port 8080 --logger-url http://127.0.0.1:8085
+In a cluster the agent is a proxy beside the server, written in Go. Here `Agent` is a thin layer around the server that
+posts the same events: each request and each answer to the logger, five at a time, behind a queue of a hundred.
 
-The model is trained when the server starts (a second): nothing is unpickled.
+    python -m workflows.demo.server PORT LOGGER_URL TRAINING_TABLE
+
+It trains the model, which takes less time than loading the flights, writes the training table (Parquet) with the
+model's own predictions for the baseline, and serves. The trained model is nowhere but in this process.
 """
 
-import argparse
 import asyncio
+import json
+import logging
+import signal
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
-import kserve
-from kserve import model_server
 
-from streaming.pane import rfc3339
-from workflows.demo.flights import LateModel, training_flights
+from workflows.demo.flights import Lateness, answers, flights, in_months, training_table
 
-NAME = "flights"
+SERVICE = "flights"
+NAMESPACE = "default"
 EVENT_TIME = "x-event-time"
-"""Header in which the demo's client says when a request was made, ms since the epoch."""
-REQUEST = "org.kubeflow.serving.inference.request"
-RESPONSE = "org.kubeflow.serving.inference.response"
+"""Request header: when the request would have been made, RFC 3339; life is replayed faster than it was."""
+TRAINING_MONTHS = (1,)
+
 _WORKERS = 5
 _QUEUE = 100
+_SOURCE = "http://localhost:9081/"
 
+Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class FlightsModel(kserve.Model):
-    """`LateModel` as KServe serves it."""
+class Agent:
+    """ASGI middleware that posts payloads to the logger, as KServe's agent does; GET /payloads tells how many.
 
-    def __init__(self) -> None:
-        super().__init__(NAME)
-        self._model = LateModel(training_flights())
-        self.ready = True
-
-    def predict(self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None) -> Any:  # noqa: ARG002 - kserve's signature
-        """Answer a V1 request."""
-        return {"predictions": self._model.answers(payload["instances"])}
-
-
-class PayloadLogger:
-    """ASGI middleware that posts each prediction's request and response as KServe's agent does.
-
-    HTTP binary mode, one id for both, from five workers behind a queue of a hundred, each event once. Other than the
-    agent it waits when the queue is full (a demo should not lose events to its own haste), and takes the event time
-    from the request, because the demo replays a year.
+    Unlike the agent it waits when the queue is full: a demo has nobody to disappoint. Like the agent it sends each
+    event once, and what the logger does not answer with 200 is lost, and counted.
     """
 
-    def __init__(self, app: Any, url: str) -> None:
-        self._app, self._url = app, url
-        self._queue: asyncio.Queue[tuple[dict[str, str], bytes]] | None = None
+    def __init__(self, app: App, url: str) -> None:
+        self.app = app
+        self.url = url
+        self.posted = 0
+        self.failed = 0
+        self._queue: asyncio.Queue[tuple[dict[str, str], bytes]] = asyncio.Queue(_QUEUE)
         self._workers: list[asyncio.Task[None]] = []
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].endswith(":predict"):
-            await self._app(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, and post it and its answer."""
+        if scope["type"] == "http" and scope["path"] == "/payloads":
+            await self._report(send)
             return
-        headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
-        body, answer, status = bytearray(), bytearray(), 0
-
-        async def received() -> Message:
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith((":predict", "/infer")):
+            await self.app(scope, receive, send)
+            return
+        body = b""
+        while True:
             message = await receive()
-            body.extend(message.get("body", b""))
-            return message
+            if message["type"] != "http.request":
+                return
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        event = {
+            "Ce-Id": headers.get("ce-id") or str(uuid.uuid4()),
+            "Ce-Time": headers.get(EVENT_TIME) or _now(),
+            "Content-Type": headers.get("content-type", "application/json"),
+        }
+        await self._post("request", event, body)
+        status, parts = 0, []
+        unread = [body]
 
-        async def sent(message: Message) -> None:
+        async def given() -> Message:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False} if unread else await receive()
+
+        async def listen(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            answer.extend(message.get("body", b""))
+            elif message["type"] == "http.response.body":
+                parts.append(message.get("body", b""))
             await send(message)
 
-        await self._app(scope, received, sent)
+        await self.app(scope, given, listen)
         if status == 200:
-            event = {
-                "Ce-Specversion": "1.0",
-                "Ce-Id": headers.get("x-request-id") or str(uuid.uuid4()),
-                "Ce-Time": f"{rfc3339(int(headers[EVENT_TIME]))[:-1]}000000Z",
-                "Ce-Source": "http://localhost:9081/",
-                "Ce-Inferenceservicename": NAME,
-                "Ce-Namespace": "default",
-                "Ce-Component": "predictor",
-                "Ce-Endpoint": "default",
-                "Content-Type": "application/json",
-            }
-            await self._post({**event, "Ce-Type": REQUEST, "Ce-Metadata": "{}"}, bytes(body))
-            await self._post({**event, "Ce-Type": RESPONSE, "Ce-Metadata": "null"}, bytes(answer))
+            await self._post("response", event, b"".join(parts))
 
-    async def _post(self, headers: dict[str, str], body: bytes) -> None:
-        if self._queue is None:
-            self._queue = asyncio.Queue(_QUEUE)
-            self._workers = [asyncio.create_task(self._work(self._queue)) for _ in range(_WORKERS)]
+    async def _post(self, kind: str, event: dict[str, str], body: bytes) -> None:
+        if not self._workers:
+            self._workers = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
+        headers = {
+            **event,
+            "Ce-Specversion": "1.0",
+            "Ce-Type": f"org.kubeflow.serving.inference.{kind}",
+            "Ce-Source": _SOURCE,
+            "Ce-Inferenceservicename": SERVICE,
+            "Ce-Namespace": NAMESPACE,
+            "Ce-Component": "predictor",
+            "Ce-Endpoint": "default",
+            "Ce-Metadata": "{}" if kind == "request" else "null",
+        }
         await self._queue.put((headers, body))
 
-    async def _work(self, queue: "asyncio.Queue[tuple[dict[str, str], bytes]]") -> None:
-        async with aiohttp.ClientSession() as session:
+    async def _work(self) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
             while True:
-                headers, body = await queue.get()
+                headers, body = await self._queue.get()
                 try:
-                    async with session.post(self._url, data=body, headers=headers) as answer:
-                        if answer.status != 200:
-                            print(f"the logger answers {answer.status}: {await answer.text()}", file=sys.stderr)  # noqa: T201
-                except aiohttp.ClientError as error:
-                    print(f"the logger cannot be reached: {error}", file=sys.stderr)  # noqa: T201
+                    async with session.post(self.url, data=body, headers=headers) as answer:
+                        if answer.status == 200:
+                            self.posted += 1
+                        else:
+                            self._lost(f"{answer.status} {await answer.text()}")
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    self._lost(repr(error))
+                finally:
+                    self._queue.task_done()
+
+    def _lost(self, reason: str) -> None:
+        self.failed += 1
+        print(f"the logger did not take an event: {reason}", file=sys.stderr, flush=True)  # noqa: T201
+
+    async def _report(self, send: Send) -> None:
+        await self._queue.join()
+        body = json.dumps({"posted": self.posted, "failed": self.failed}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
-def main() -> None:
-    """Serve until told to stop."""
-    parser = argparse.ArgumentParser(parents=[model_server.parser], conflict_handler="resolve")
-    parser.add_argument("--logger-url", required=True, help="where the inference logger listens")
-    arguments = parser.parse_args()
-    model_server.app.add_middleware(PayloadLogger, url=arguments.logger_url)
-    server = kserve.ModelServer(
-        http_port=arguments.http_port, enable_grpc=False, enable_docs_url=False, access_log_format="", workers=1
-    )
-    server.start([FlightsModel()])
+def _now() -> str:
+    """As Go writes it: nanoseconds and Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+
+
+def serve(port: int, logger: str, training: Path) -> None:
+    """Train, write the training table, serve until SIGTERM."""
+    # KServe's server parses the arguments of whatever process imports it.
+    sys.argv[1:] = []
+    import kserve
+    import kserve.logging
+    import kserve.model_server
+    from kserve.protocol.rest.server import RESTServer
+
+    january = in_months(flights(), TRAINING_MONTHS)
+    lateness = Lateness.trained(january)
+    _write(training, training_table(lateness, january))
+
+    class Flights(kserve.Model):  # type: ignore[misc] # kserve has no types
+        """The classifier behind both protocols."""
+
+        def predict(self, payload: Any, headers: dict[str, str] | None = None) -> Any:  # noqa: ARG002
+            if isinstance(payload, kserve.InferRequest):
+                columns = {tensor.name: tensor.data for tensor in payload.inputs}
+                rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+                said = answers(lateness.probability(rows))
+                arrival = kserve.InferOutput("arrival", [len(said)], "BYTES", [one["arrival"] for one in said])
+                probability = [one["probability"] for one in said]
+                outputs = [arrival, kserve.InferOutput("probability", [len(said)], "FP64", probability)]
+                return kserve.InferResponse(payload.id or str(uuid.uuid4()), self.name, outputs)
+            return {"predictions": answers(lateness.probability(payload["instances"]))}
+
+    model = Flights(SERVICE)
+    model.load()
+    server = kserve.model_server.ModelServer(http_port=port, enable_grpc=False)
+    server.register_model(model)
+    kserve.model_server.app.add_middleware(Agent, url=logger)
+    rest = RESTServer("kserve.model_server:app", server.dataplane, server.model_repository_extension, port)
+    rest.config.host = "127.0.0.1"  # KServe's own choice is every address
+    # A line for every request would be most of what this process does.
+    for name in ("uvicorn.access", "kserve.trace"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = False
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn takes the signal, stops in peace, and then sends it again to whoever was there before.
+        signal.signal(number, lambda *_: None)
+    asyncio.run(rest.start())
+
+
+def _write(path: Path, table: Any) -> None:
+    """A Parquet file that is there whole, or not at all."""
+    import pyarrow.parquet
+
+    part = path.with_suffix(".part")
+    pyarrow.parquet.write_table(table, part)
+    part.replace(path)
 
 
 if __name__ == "__main__":
-    main()
+    serve(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
