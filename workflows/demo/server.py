@@ -54,6 +54,7 @@ class Agent:
         self.posted = 0
         self.failed = 0
         self._queue: asyncio.Queue[tuple[dict[str, str], bytes]] = asyncio.Queue(_QUEUE)
+        self._turn = asyncio.Lock()
         self._workers: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +112,9 @@ class Agent:
             "Ce-Endpoint": "default",
             "Ce-Metadata": "{}" if kind == "request" else "null",
         }
-        await self._queue.put((headers, body))
+        # A full asyncio.Queue does not serve those who wait in their order: some would wait for seconds, which are weeks here.
+        async with self._turn:
+            await self._queue.put((headers, body))
 
     async def _work(self) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
