@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -90,11 +90,15 @@ def demo(fast: bool = False, keep: Path | None = None) -> int:
     with _sigterm_unwinds(), contextlib.ExitStack() as running:
         if keep is None:
             running.callback(_remove_what_is_large, place)
+        work = _Demo(console, place, fast, running)
         try:
-            return _Demo(console, place, fast, running).run()
+            return work.run()
         except KeyboardInterrupt:
             console.print("stopping, because of Ctrl-C ...")
             raise
+        finally:
+            for service in work.services:  # all at once; `running` then waits for each
+                service.ask_to_stop()
 
 
 @dataclass
@@ -103,6 +107,7 @@ class _Demo:
     place: Path
     fast: bool
     running: contextlib.ExitStack
+    services: list[Service] = field(default_factory=list)
 
     def run(self) -> int:
         """Start everything, replay, watch, stop everything, sum up."""
@@ -139,7 +144,6 @@ class _Demo:
         )
         reporter = self._service("reporter", ["-m", "workflows.cli", "report", "run", "--config", str(config)])
         server.wait(lambda: answers(f"{server_url}/v2/health/ready"), timedelta(seconds=60))
-        services = [server, logger, watcher, reporter]
         flights = requests.table.num_rows
         say(f"replaying {flights:,} flights in {len(requests):,} requests, {_months(months)}, about {seconds:.0f} s")
         wanted = requests.windows(round(monitor.spec.window.duration.total_seconds() * 1000))
@@ -147,7 +151,7 @@ class _Demo:
         self.running.callback(replay.stop)
         board = Board()
         topics = monitor.topics
-        self._watch(monitor, replay, board, wanted, services)
+        self._watch(monitor, replay, board, wanted)
         replay.result()
         with urllib.request.urlopen(f"{server_url}/payloads", timeout=60) as answer:  # noqa: S310 - our own address
             payloads = json.loads(answer.read())
@@ -174,6 +178,7 @@ class _Demo:
         # Several processes share the cores: none of them should bring a team of threads for small arrays.
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         service = Service(name, arguments, logs, environment=threads, **more)
+        self.services.append(service)
         self.running.callback(service.stop)
         return service
 
@@ -218,9 +223,7 @@ class _Demo:
         baseline = build(read_table(table, wanted), spec.model, spec.reference)
         return Store(spec.reference.store).publish(baseline), baseline.rows
 
-    def _watch(
-        self, monitor: ModelMonitor, replay: "_Replay", board: Board, wanted: dict[int, int], services: list[Service]
-    ) -> None:
+    def _watch(self, monitor: ModelMonitor, replay: "_Replay", board: Board, wanted: dict[int, int]) -> None:
         """Show what comes until every window is final."""
         topics = monitor.topics
         patience = time.monotonic() + _QUIET.total_seconds()
@@ -233,7 +236,7 @@ class _Demo:
                     if window is not None and not self.console.is_terminal:
                         self._say(plain(window))
                 show(board, replay, len(wanted))
-                for service in services:
+                for service in self.services:
                     service.check()
                 if replay.running:
                     patience = time.monotonic() + _QUIET.total_seconds()
