@@ -21,7 +21,7 @@ from streaming.reports import ColumnDrift, Counts, Drift, Statistics, Window
 from streaming.spec import load
 from workflows.demo.flights import FEATURES, Lateness, Requests, flights, in_months, training_table
 from workflows.demo.replay import replay, rfc3339
-from workflows.demo.run import PlaceTaken, _prepared
+from workflows.demo.run import PlaceTaken, _claimed
 from workflows.demo.server import Agent
 from workflows.demo.services import Service, ServiceFailed
 from workflows.demo.watch import Board, strength
@@ -229,18 +229,22 @@ def test_a_service_that_is_never_ready_is_reported_and_can_be_stopped(tmp_path):
 
 
 def test_only_an_earlier_demo_is_overwritten(tmp_path):
-    place = _prepared(tmp_path / "new")
-    (place / "kafka").mkdir()
-    (place / "report.html").touch()
-    assert [path.name for path in _prepared(place).iterdir()] == [".driftline-demo"]
+    place = tmp_path / "new"
+    with _claimed(place):
+        (place / "kafka").mkdir()
+        (place / "report.html").touch()
+        with pytest.raises(PlaceTaken, match="a demo is running in"), _claimed(place):
+            pass
+    with _claimed(place):
+        assert [path.name for path in place.iterdir()] == [".driftline-demo"]
 
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").touch()
-    with pytest.raises(PlaceTaken, match="not empty, and not from an earlier demo"):
-        _prepared(other)
-    with pytest.raises(PlaceTaken, match="is a file"):
-        _prepared(other / "thesis.tex")
+    with pytest.raises(PlaceTaken, match="not empty, and not from an earlier demo"), _claimed(other):
+        pass
+    with pytest.raises(PlaceTaken, match="is a file"), _claimed(other / "thesis.tex"):
+        pass
     assert (other / "thesis.tex").exists()
 
 

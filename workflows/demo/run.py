@@ -7,6 +7,8 @@ Every part is the real one and a process of its own; only the clock runs faster.
 
 import asyncio
 import contextlib
+import fcntl
+import importlib.util
 import json
 import shutil
 import signal
@@ -86,8 +88,9 @@ def demo(fast: bool = False, keep: Path | None = None) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _LOG_WIDTH)  # a log has no edge
-    place = _prepared((keep or DEFAULT_PLACE).absolute())
-    with _sigterm_unwinds(), contextlib.ExitStack() as running:
+    _all_is_installed()
+    place = (keep or DEFAULT_PLACE).absolute()
+    with _claimed(place), _sigterm_unwinds(), contextlib.ExitStack() as running:
         if keep is None:
             running.callback(_remove_what_is_large, place)
         work = _Demo(console, place, fast, running)
@@ -255,7 +258,8 @@ class _Demo:
 
                 def draw(board: Board, replay: "_Replay", windows: int) -> None:
                     newest = board.ordered[-_SHOWN:]
-                    live.update(Group(Text(replay.line(len(board.final), windows)), windows_table(newest)))
+                    table = windows_table(newest) if newest else Text("the monitor is still starting", style="dim")
+                    live.update(Group(Text(replay.line(len(board.final), windows)), table))
 
                 yield draw
             return
@@ -380,18 +384,31 @@ class _Replay:
             self._error = error
 
 
-def _prepared(place: Path) -> Path:
-    """The directory, empty; what an earlier demo left there is removed."""
+def _all_is_installed() -> None:
+    """Raise ModuleNotFoundError, from which the command names the extra, before anything is started."""
+    for name in ("kserve", "sklearn", "pyspark", "evidently", "confluent_kafka", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
+
+@contextlib.contextmanager
+def _claimed(place: Path) -> Iterator[None]:
+    """The directory is ours, and empty: what an earlier demo left there is removed."""
     if place.exists() and not place.is_dir():
         raise PlaceTaken(f"{place} is a file: give --keep a directory")
-    if place.is_dir() and any(place.iterdir()):
-        if not (place / _MARKER).exists():
-            raise PlaceTaken(f"{place} is not empty, and not from an earlier demo: give --keep another directory")
-        for path in place.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    marker = place / _MARKER
+    if place.is_dir() and any(place.iterdir()) and not marker.exists():
+        raise PlaceTaken(f"{place} is not empty, and not from an earlier demo: give --keep another directory")
     place.mkdir(parents=True, exist_ok=True)
-    (place / _MARKER).touch()
-    return place
+    with marker.open("a") as claim:
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PlaceTaken(f"a demo is running in {place}: wait for it, or give --keep another directory") from None
+        for path in place.iterdir():
+            if path != marker:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
 
 
 def _remove_what_is_large(place: Path) -> None:
