@@ -97,18 +97,18 @@ def fill(broker: EmbeddedKafka, topic: str, count: int, shape: tuple[int, int], 
 
 def rate(query: Any, total: int) -> float:
     """Messages a second over all micro-batches after the first."""
-    done, busy = 0, 0.0
-    query.processAllAvailable()
-    batches = [
-        (progress["numInputRows"], progress["durationMs"]["triggerExecution"] / 1000)
-        for progress in query.recentProgress
-        if progress["numInputRows"]
-    ]
-    for rows, seconds in batches[1:]:
-        done, busy = done + rows, busy + seconds
-    assert sum(rows for rows, _ in batches) == total, (batches, total)
+    seen: dict[int, tuple[int, float]] = {}
+    while sum(rows for rows, _ in seen.values()) < total:
+        time.sleep(0.2)
+        assert query.isActive, query.exception()
+        for progress in query.recentProgress:
+            if progress["numInputRows"]:
+                seconds = progress["durationMs"]["triggerExecution"] / 1000
+                seen[progress["batchId"]] = (progress["numInputRows"], seconds)
     query.stop()
-    return done / busy
+    batches = [seen[batch] for batch in sorted(seen)]
+    print("batches:", " ".join(f"{rows}/{seconds:.2f}s" for rows, seconds in batches), flush=True)
+    return sum(rows for rows, _ in batches[1:]) / sum(seconds for _, seconds in batches[1:])
 
 
 def yardstick(

@@ -22,6 +22,7 @@ from detectors.statistics.block import Block
 from detectors.statistics.table import summarise
 from reference.baseline import SOURCES, Source
 from streaming.frontier import Frontiers, Key
+from streaming.headers import nested
 from streaming.messages import Decoded, Reason, Rejected, Rows
 from streaming.pane import Pane, rfc3339
 from streaming.reports import DeadLetter, Outlier, OutlierFeature
@@ -93,7 +94,7 @@ def fold(batches: Iterator[pa.RecordBatch], task: Task, frontiers: str) -> Itera
     Parameters
     ----------
     batches
-        Columns of Spark's Kafka source: key, value, partition, offset, timestamp, headers.
+        Columns of Spark's Kafka source: key, value, partition, offset, timestamp, and headers as `headers.FLAT` makes them.
     frontiers
         Folder of the operator's frontiers.
     """
@@ -141,7 +142,7 @@ class _Fold:
 
     def run(self) -> _Folded:
         me, batch = self.me, self.batch
-        decoded = me.decoder.decode(batch["value"], batch["headers"], self.timestamps)
+        decoded = me.decoder.decode(batch["value"], nested(batch["headers"]), self.timestamps)
         rejected = list(decoded.rejected)
         good = np.ones(batch.num_rows, np.bool_)
         good[[one.message for one in rejected]] = False

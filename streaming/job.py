@@ -238,14 +238,18 @@ def start(spark: "SparkSession", monitor: ModelMonitor, version: str) -> "Stream
 
 def folded(messages: "DataFrame", task: "Task", frontiers: str) -> "DataFrame":
     """Outliers, dead letters and partial window summaries of raw Kafka messages; see `streaming.fold`."""
+    from pyspark.sql import functions as fn
+
     from streaming.fold import FOLDED
+    from streaming.headers import FLAT
 
     def stage(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
         from streaming.fold import fold
 
         return fold(batches, task, frontiers)
 
-    return messages.select("key", "value", "partition", "offset", "timestamp", "headers").mapInArrow(stage, FOLDED)
+    columns = messages.select("key", "value", "partition", "offset", "timestamp", fn.expr(FLAT).alias("headers"))
+    return columns.mapInArrow(stage, FOLDED)
 
 
 def merged(rows: "DataFrame", task: "Task", frontiers: str) -> "DataFrame":
@@ -281,11 +285,6 @@ def _await(query: "StreamingQuery", spark: "SparkSession", monitor: ModelMonitor
     return 0
 
 
-def _say(text: str) -> None:
-    """A line for whoever watches or reads the log."""
-    print(f"driftline: {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-
 def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
     """Let the running micro-batch end and begin no other, so that nothing is done twice after the next start.
 
@@ -304,31 +303,3 @@ def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
 def _say(text: str) -> None:
     """A line for whoever watches or reads the log."""
     print(f"driftline: {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
-    """Stop just after a micro-batch has ended, so that next to nothing is done twice after the next start."""
-
-    def ended() -> Any:
-        progress = query.lastProgress
-        return progress and (progress["batchId"], progress["timestamp"])
-
-    before, deadline = ended(), time.monotonic() + _DRAIN_S
-    while query.isActive and ended() == before and query.status["isTriggerActive"] and time.monotonic() < deadline:
-        time.sleep(0.005)
-    # What is interrupted is the planning of the next batch; Spark warns of it with a stack trace for each task.
-    spark.sparkContext.setLogLevel("ERROR")
-    query.stop()
-
-
-def _say(text: str) -> None:
-    """A line for whoever watches or reads the log."""
-    print(f"driftline: {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
-    """Stop between two micro-batches where that is soon, so that nothing is done twice after the next start."""
-    deadline = time.monotonic() + 10
-    while query.isActive and query.status["isTriggerActive"] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    query.stop()
