@@ -226,10 +226,10 @@ def _send(broker: EmbeddedKafka, topic: str, per_second: int, seconds: int, rng:
         wait = due - time.time()
         if wait > 0:
             time.sleep(wait)
-        at = time.time()
-        producer.produce(topic, message(random.getrandbits(31), at, rows[i % 2000]), partition=i % PARTITIONS)
+        at = time.time_ns() // 1_000_000
+        producer.produce(topic, message(random.getrandbits(31), at / 1000, rows[i % 2000]), partition=i % PARTITIONS)
         producer.poll(0)
-        sent.append(int(at * 1000))
+        sent.append(at)
     producer.flush()
     return np.array(sent)
 
