@@ -128,7 +128,7 @@ class KafkaLog:
         answers = self._answers
 
         def answered(error: KafkaError | None, message: Any) -> None:
-            if error is None and message.offset() < 0:  # inferred, not said by Kafka
+            if error is None and (message.offset() is None or message.offset() < 0):  # inferred, not said by Kafka
                 error = KafkaError(KafkaError._MSG_TIMED_OUT, "there is no offset in its answer")  # noqa: SLF001 - public
             answers.append((future, error))
 

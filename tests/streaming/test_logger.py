@@ -548,7 +548,8 @@ def test_a_producer_that_gave_up_is_replaced(kafka):
     asyncio.run(append())
 
 
-def test_a_delivery_without_an_offset_is_none(kafka):
+@pytest.mark.parametrize("offset", [None, -1001])
+def test_a_delivery_without_an_offset_is_none(kafka, offset):
     """librdkafka infers some deliveries (KAFKA-15591): they are not Kafka's word."""
 
     class Inferring:
@@ -556,7 +557,7 @@ def test_a_delivery_without_an_offset_is_none(kafka):
             self._producer = producer
 
         def produce(self, *_args, on_delivery, **_more):
-            on_delivery(None, types.SimpleNamespace(offset=lambda: -1001))
+            on_delivery(None, types.SimpleNamespace(offset=lambda: offset))
 
         def __getattr__(self, name):
             return getattr(self._producer, name)
