@@ -12,7 +12,7 @@ from detectors.statistics.column import ColumnSummary
 from detectors.statistics.comoments import CoMoments
 from detectors.statistics.ruler import Ruler
 from detectors.statistics.table import Plan
-from reference.schema import Column, Schema
+from reference.schema import Column, Model, Schema
 
 Source = Literal["request", "response"]
 SOURCES: tuple[Source, ...] = ("request", "response")
@@ -58,6 +58,13 @@ class Baseline:
             else f"{column.name!r} is {known[column.name].type} there and {column.type} in the model"
             for column in schema.columns
             if column.name not in known or known[column.name].type != column.type
+        ]
+
+    def misfits(self, model: Model) -> list[str]:
+        """What keeps this baseline from serving a model, in words; a prediction may be missing, and then has no reference."""
+        return [
+            *self.lacking(model.request_schema, "request"),
+            *(text for text in self.lacking(model.response_schema, "response") if "is missing" not in text),
         ]
 
     def plan(self, schema: Schema, source: Source, *, percentiles: bool = True, comoments: bool = True) -> Plan:

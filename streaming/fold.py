@@ -49,6 +49,8 @@ _ARROW = pa.schema(
         ("body", pa.binary()),
     ],
 )
+MOST_PANES = 64
+"""So many summaries are held in memory at a time; a backlog, or clocks gone wild, may bring thousands."""
 _NEVER = -(2**62)
 _encode = msgspec.json.Encoder().encode
 
@@ -65,18 +67,37 @@ class _Folded:
     """The same of messages behind the frontier, with a dead letter for each of them."""
     newest: dict[int, int] = field(default_factory=dict)
     """Kafka partition -> newest event time."""
+    packed: list[tuple[int, int, bytes]] = field(default_factory=list)
+    """(kind, start, body) of summaries that are not added to any more."""
 
     def add(self, start: int, pane: Pane) -> None:
         self.panes[start] = self.panes[start] + pane if start in self.panes else pane
+        self._spill()
 
     def add_late(self, start: int, pane: Pane, letters: list[bytes]) -> None:
         if start in self.late:
             earlier, others = self.late[start]
             pane, letters = earlier + pane, others + letters
         self.late[start] = (pane, letters)
+        self._spill()
+
+    def _spill(self) -> None:
+        if len(self.panes) + len(self.late) > MOST_PANES:
+            self.pack()
+
+    def pack(self) -> None:
+        """Turn every summary into bytes."""
+        self.packed += [(PANE, start, pane.to_bytes()) for start, pane in self.panes.items()]
+        self.packed += [
+            (LATE, start, msgspec.msgpack.encode((pane.to_bytes(), letters)))
+            for start, (pane, letters) in self.late.items()
+        ]
+        self.panes.clear()
+        self.late.clear()
 
     def take(self, other: "_Folded") -> None:
         self.records += other.records
+        self.packed += other.packed
         for start, pane in other.panes.items():
             self.add(start, pane)
         for start, (pane, letters) in other.late.items():
@@ -136,6 +157,9 @@ class _Fold:
         self.now = rfc3339(time.time_ns() // 1_000_000)
         self.timestamps = batch["timestamp"].cast(pa.int64()).to_numpy(zero_copy_only=False) // 1000
         frontier = closed.get((me.model, ALL))
+        # Kafka's timestamp may be the producer's own clock, so ours is asked too.
+        self.latest = np.minimum(self.timestamps, time.time_ns() // 1_000_000) + me.skew
+        """(messages,) event times beyond are from the future."""
         self.behind = _NEVER if frontier is None else frontier - me.duration
         """The last window of panes that begin here or earlier has closed."""
         self.out = _Folded()
@@ -146,25 +170,25 @@ class _Fold:
         rejected = list(decoded.rejected)
         good = np.ones(batch.num_rows, np.bool_)
         good[[one.message for one in rejected]] = False
-        future = good & (decoded.times > self.timestamps + me.skew)
+        future = good & (decoded.times > self.latest)
         if future.any():
             good &= ~future
             rejected += [self._from_the_future(int(i), int(decoded.times[i])) for i in np.flatnonzero(future)]
         self._clocks(decoded.times, good)
         starts = decoded.times // me.pane * me.pane
-        late = starts <= self.behind
         flagged = np.zeros(batch.num_rows, np.int64)
         for source, rows in zip(SOURCES, (decoded.requests, decoded.responses), strict=True):
             kept = _of(rows, good) if future.any() else rows
             if kept.block.rows:
                 flagged = flagged + self._outliers(source, kept, decoded)
                 self._summarise(source, kept, starts)
-        for start, messages in _groups(starts, np.flatnonzero((flagged > 0) & ~late)):
-            self.out.add(start, replace(me.no_rows, outliers=int(flagged[messages].sum())))
-        if late.any():
-            for start, messages in _groups(starts, np.flatnonzero(late & good)):
+        for start, messages in _groups(starts, np.flatnonzero(good)):
+            counted = replace(me.no_rows, messages=len(messages), outliers=int(flagged[messages].sum()))
+            if start <= self.behind:
                 letters = [self._late(int(i), int(decoded.times[i])) for i in messages]
-                self.out.add_late(start, me.no_rows, letters)
+                self.out.add_late(start, counted, letters)
+            else:
+                self.out.add(start, counted)
         for one in rejected:
             self._reject(one)
         return self.out
@@ -252,9 +276,14 @@ class _Fold:
         if one.time is None or one.reason is Reason.UNKNOWN_MODEL:
             return
         start = one.time // self.me.pane * self.me.pane
-        if start > self.behind and one.time <= self.timestamps[one.message] + self.me.skew:
-            self.out.add(start, replace(self.me.no_rows, dead=1))
-            self.out.tick(self.batch["partition"][one.message].as_py(), one.time)
+        if one.time > self.latest[one.message]:
+            return
+        self.out.tick(self.batch["partition"][one.message].as_py(), one.time)
+        counted = replace(self.me.no_rows, dead=1)
+        if start <= self.behind:
+            self.out.add_late(start, counted, [])
+        else:
+            self.out.add(start, counted)
 
     def _late(self, message: int, at: int) -> bytes:
         delay = self.me.monitor.spec.window.watermark_delay
@@ -272,6 +301,7 @@ class _Fold:
         me, batch, i = self.me, self.batch, one.message
         partition, offset = batch["partition"][i].as_py(), batch["offset"][i].as_py()
         key, value = batch["key"][i].as_py(), batch["value"][i].as_py()
+        size, most = len(value or b""), me.monitor.spec.kafka.largest_message
         record = DeadLetter(
             id=f"{self.topics.inference}/{partition}/{offset}/deadletter",
             model=me.model,
@@ -285,7 +315,8 @@ class _Fold:
             timestamp=rfc3339(int(self.timestamps[i])),
             event_time=None if one.time is None else rfc3339(one.time),
             key=None if key is None else base64.b64encode(key).decode(),
-            value=None if value is None else base64.b64encode(value).decode(),
+            value=None if value is None else base64.b64encode(value[:most]).decode(),
+            size=size,
         )
         return _encode(record)
 
@@ -331,11 +362,12 @@ def _records(model: str, records: list[tuple[str, bytes]]) -> pa.RecordBatch:
 
 def _summaries(model: str, total: _Folded) -> Iterator[pa.RecordBatch]:
     """The partial summaries and clocks that a task leaves behind."""
-    if total.panes:
-        yield _rows(model, PANE, times=list(total.panes), bodies=[pane.to_bytes() for pane in total.panes.values()])
-    if total.late:
-        bodies = [msgspec.msgpack.encode((pane.to_bytes(), letters)) for pane, letters in total.late.values()]
-        yield _rows(model, LATE, times=list(total.late), bodies=bodies)
+    total.pack()
+    for kind in (PANE, LATE):
+        mine = [(start, body) for one, start, body in total.packed if one == kind]
+        if mine:
+            starts, bodies = zip(*mine, strict=True)
+            yield _rows(model, kind, times=starts, bodies=bodies)
     if total.newest:
         yield _rows(model, CLOCK, times=list(total.newest.values()), numbers=list(total.newest))
 

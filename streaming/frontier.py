@@ -29,24 +29,29 @@ class Frontiers:
     def read(self) -> dict[Key, int]:
         """The frontier of every key, ms since the epoch."""
         known: dict[Key, int] = {}
+        self._fs.invalidate_cache(self._root)
         try:
             names = self._fs.ls(self._root, detail=False)
         except FileNotFoundError:
             return known
         for name in names:
             if name.endswith(".json"):
-                for model, segment, frontier in json.loads(self._fs.cat_file(name)):
-                    known[model, segment] = max(frontier, known.get((model, segment), frontier))
+                for key, frontier in self._file(name).items():
+                    known[key] = max(frontier, known.get(key, frontier))
         return known
 
     def write(self, partition: int, changed: dict[Key, int]) -> None:
         """Record what a partition of the stateful stage has closed; keys that did not change keep their frontier."""
         path = f"{self._root}/{partition}.json"
-        known: dict[Key, int] = {}
-        with contextlib.suppress(FileNotFoundError):
-            known = {(model, segment): frontier for model, segment, frontier in json.loads(self._fs.cat_file(path))}
+        known = self._file(path)
         if all(known.get(key) == frontier for key, frontier in changed.items()):
             return
         known |= changed
         data = json.dumps([(*key, frontier) for key, frontier in sorted(known.items())]).encode()
-        write_whole(self._fs, path, data, durable=False)  # a crash of the machine loses at most bytes of late messages
+        write_whole(self._fs, path, data, durable=False)
+
+    def _file(self, path: str) -> dict[Key, int]:
+        """One file; after a crash of the machine it may be gone or empty, which costs the bytes of late messages only."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return {(model, segment): frontier for model, segment, frontier in json.loads(self._fs.cat_file(path))}
+        return {}

@@ -84,9 +84,8 @@ def _absolute(place: str) -> str:
 
 
 def check_baseline(monitor: ModelMonitor, version: str) -> None:
-    """Raise BaselineMismatch when the baseline does not know a feature of the model, or knows it as another type."""
-    baseline = Store(monitor.spec.reference.store).load(monitor.name, version)
-    lacking = baseline.lacking(monitor.spec.model.request_schema, "request")
+    """Raise BaselineMismatch when the baseline does not know a feature of the model, or knows a column as another type."""
+    lacking = Store(monitor.spec.reference.store).load(monitor.name, version).misfits(monitor.spec.model)
     if lacking:
         raise BaselineMismatch(
             f"baseline {version} of model {monitor.name!r} does not fit the ModelMonitor: {'; '.join(lacking)}; "
@@ -110,6 +109,7 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
     wanted = {
         "version": _STAMP_VERSION,
         "model": monitor.name,
+        "topic": monitor.topics.inference,
         "duration": monitor.model_dump(mode="json", by_alias=True)["spec"]["window"]["duration"],
         "pane": str(monitor.spec.window.pane),
         "columns": _digest([monitor.spec.model.model_dump(mode="json", include={"features", "predictions"})]),
@@ -145,27 +145,20 @@ def prepare_topics(monitor: ModelMonitor) -> None:
     from streaming.kafka import ensure_topics
 
     kafka, topics = monitor.spec.kafka, monitor.topics
-    limits = {"max.message.bytes": str(_room(monitor))}
     wanted = [
-        ([topics.inference], kafka.partitions, limits),
-        ([topics.outliers, topics.statistics, topics.drift], 1, {}),
-        ([topics.deadletter], 1, limits),
+        ([topics.inference], kafka.partitions, kafka.largest_message),
+        ([topics.outliers, topics.statistics, topics.drift, topics.deadletter], 1, kafka.largest_record),
     ]
-    for names, partitions, configs in wanted:
+    for names, partitions, largest in wanted:
         ensure_topics(
             kafka,
             names,
             partitions=partitions,
             replication=kafka.replication_factor,
-            configs=configs,
+            configs={"max.message.bytes": str(largest)},
             timeout=kafka.topic_timeout,
             create=kafka.create_topics,
         )
-
-
-def _room(monitor: ModelMonitor) -> int:
-    """Bytes that a record may have: what is too large to be monitored still fits, and its dead letter in base64 too."""
-    return monitor.spec.kafka.max_message_bytes * 16
 
 
 def session(monitor: ModelMonitor) -> "SparkSession":
@@ -224,7 +217,7 @@ def start(spark: "SparkSession", monitor: ModelMonitor, version: str) -> "Stream
         options["maxOffsetsPerTrigger"] = str(job.max_offsets_per_trigger)
     messages = spark.readStream.format("kafka").options(**options).load()
     reports = merged(folded(messages, task, frontiers), task, frontiers)
-    sink = {**kafka.for_spark(), "kafka.max.request.size": str(_room(monitor)), "kafka.linger.ms": "5"}
+    sink = {**kafka.for_spark(), "kafka.max.request.size": str(kafka.largest_record), "kafka.linger.ms": "5"}
     return (
         reports.writeStream.format("kafka")
         .options(**sink)

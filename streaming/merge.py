@@ -13,7 +13,7 @@ import msgspec
 import pandas as pd
 from pyspark.sql.streaming.stateful_processor import StatefulProcessor, StatefulProcessorHandle
 
-from streaming.fold import CLOCK, LATE, PANE, RECORD
+from streaming.fold import CLOCK, LATE, MOST_PANES, PANE, RECORD
 from streaming.frontier import Frontiers
 from streaming.pane import Pane, milliseconds
 from streaming.publish import Report, published
@@ -81,18 +81,23 @@ class Merge:
         """Take folded rows in; yields the records that are due whatever the clocks say (dead letters of late messages)."""
         for kind, at, number, body in zip(rows["kind"], rows["time"], rows["number"], rows["body"], strict=True):
             if kind == PANE:
-                self._add(int(at), Pane.from_bytes(body, self.me.plans))
+                pane = Pane.from_bytes(body, self.me.plans)
+                if int(at) + self.me.duration <= self.head.frontier:
+                    # The fold did not know the frontier (its file was lost): the bytes are in Kafka, the count is here.
+                    self.head.late += pane.messages
+                else:
+                    self._add(int(at), pane)
             elif kind == CLOCK:
                 clock = self.head.clocks.setdefault(int(number), _Clock(_NEVER, self.now))
                 clock.newest, clock.seen = max(clock.newest, int(at)), self.now
             elif kind == LATE:
-                pane, letters = _decode_late(body)
+                late, letters = _decode_late(body)
                 if int(at) + self.me.duration <= self.head.frontier:
                     self.head.late += len(letters)
                     for letter in letters:
                         yield self.me.monitor.topics.deadletter, letter
                 else:  # the fold knew of a frontier that a crash has taken back
-                    self._add(int(at), Pane.from_bytes(pane, self.me.plans))
+                    self._add(int(at), Pane.from_bytes(late, self.me.plans))
 
     def advance(self) -> Iterator[tuple[str, bytes]]:
         """Move the frontier, report what is due, drop what is done, and set the next timer."""
@@ -124,10 +129,13 @@ class Merge:
         if not self.head.clocks:
             return _NEVER
         active = [clock.newest for clock in self.head.clocks.values() if self._idle_at(clock) > self.now]
-        if active:
-            return min(active) - milliseconds(self.me.monitor.spec.window.watermark_delay)
-        # Nothing has come for idleTimeout: no window waits any longer.
-        return max((start + self.me.duration for start in self.head.windows), default=self.head.frontier)
+        # Nothing has come for idleTimeout: time goes on all the same. A window of today waits until today is over, one of
+        # last year (a replay) has no reason to.
+        return min(active, default=self.now) - self._delay
+
+    @property
+    def _delay(self) -> int:
+        return milliseconds(self.me.monitor.spec.window.watermark_delay)
 
     def _provisional_due(self, window: _Open) -> int:
         settings = self.me.monitor.spec.window
@@ -138,7 +146,8 @@ class Merge:
             return None
         due = [self._provisional_due(window) for window in self.head.windows.values() if window.changed]
         idle = [at for clock in self.head.clocks.values() if (at := self._idle_at(clock)) > self.now]
-        return min((at for at in (*due, *idle) if at < 2**62), default=None)
+        over = [] if idle else [min(self.head.windows) + self.me.duration + self._delay]
+        return min((at for at in (*due, *idle, *over) if at < 2**62), default=None)
 
     def _report(self, start: int, window: _Open, *, final: bool) -> Iterator[tuple[str, bytes]]:
         window.revision, window.reported, window.changed = window.revision + 1, self.now, False
@@ -162,6 +171,7 @@ class Panes:
         """The pane that begins then, if there is one."""
         if start not in self._read and self._state.containsKey((start,)):
             (data,) = self._state.getValue((start,))
+            self._spill()
             self._read[start] = Pane.from_bytes(bytes(data), self._me.plans)
         return self._read.get(start)
 
@@ -170,6 +180,7 @@ class Panes:
         before = self.get(start)
         self._read[start] = pane if before is None else before + pane
         self._changed.add(start)
+        self._spill()
 
     def sum(self, starts: range) -> Pane:
         """The panes that begin then, as one."""
@@ -195,6 +206,13 @@ class Panes:
         """Put what changed into the state."""
         for start in sorted(self._changed):
             self._state.updateValue((start,), (self._read[start].to_bytes(),))
+        self._changed.clear()
+
+    def _spill(self) -> None:
+        """A backlog may hold thousands of panes: no more than some of them are in memory at a time."""
+        if len(self._read) >= MOST_PANES:
+            self.write()
+            self._read.clear()
 
 
 class MergeProcessor(StatefulProcessor):

@@ -27,6 +27,8 @@ class Pane:
 
     requests: TableSummary
     responses: TableSummary
+    messages: int = 0
+    """Messages that are in the summaries."""
     dead: int = 0
     """Messages of this time that went to the dead-letter topic."""
     outliers: int = 0
@@ -41,6 +43,7 @@ class Pane:
         return Pane(
             self.requests + other.requests,
             self.responses + other.responses,
+            self.messages + other.messages,
             self.dead + other.dead,
             self.outliers + other.outliers,
         )
@@ -51,24 +54,23 @@ class Pane:
         yield "response", self.responses
 
     def to_bytes(self) -> bytes:
-        """MessagePack of the two summaries' binary forms and the two counts."""
+        """MessagePack of the two summaries' binary forms and the counts."""
         return msgspec.msgpack.encode(
-            (self.requests.to_bytes(), self.responses.to_bytes(), self.dead, self.outliers),
+            (self.requests.to_bytes(), self.responses.to_bytes(), self.messages, self.dead, self.outliers),
         )
 
     @classmethod
     def from_bytes(cls, data: bytes, plans: Plans) -> "Pane":
         """Read the binary form back; raises SummaryFormatError or IncompatibleSummaries as `TableSummary.from_bytes`."""
         try:
-            requests, responses, dead, outliers = msgspec.msgpack.decode(data, type=tuple[bytes, bytes, int, int])
+            requests, responses, *counts = msgspec.msgpack.decode(data, type=tuple[bytes, bytes, int, int, int])
         except msgspec.MsgspecError as error:
             msg = f"these {len(data)} bytes are no pane: {error}"
             raise SummaryFormatError(msg) from None
         return cls(
             TableSummary.from_bytes(requests, plans.request),
             TableSummary.from_bytes(responses, plans.response),
-            dead,
-            outliers,
+            *counts,
         )
 
 

@@ -106,7 +106,8 @@ def _column_statistics(me: Worker, source: Source, table: TableSummary, column: 
     values: dict[str, float | None] = {}
     distribution = categories = None
     if column.type == "numeric":
-        values = {name: _number(METRICS[name](column)) for name in asked if name in METRICS}
+        with np.errstate(all="ignore"):  # beyond the range of floats a statistic is null
+            values = {name: _number(METRICS[name](column)) for name in asked if name in METRICS}
         if "percentiles" in asked:
             at = _percentiles(table, column, settings.percentiles)
             values |= {f"p{p:g}": _number(v) for p, v in zip(settings.percentiles, at, strict=True)}

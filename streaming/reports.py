@@ -197,6 +197,8 @@ class DeadLetter(Record, kw_only=True):
     """base64 of the Kafka key."""
     value: str | None
     """base64 of the Kafka value; null where the message had none."""
+    size: int
+    """Bytes of the Kafka value. More than `value` holds only where an older topic takes larger messages than a record may be."""
 
 
 RECORDS: dict[str, type[Record]] = {

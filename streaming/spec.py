@@ -77,6 +77,16 @@ class Kafka(KafkaConnection):
     starting_offsets: Literal["earliest", "latest"] = "earliest"
     """Where a monitor without a checkpoint begins."""
 
+    @property
+    def largest_message(self) -> int:
+        """Bytes that a message of the inference topic may have; what is too large to be monitored still fits, to be told of."""
+        return max(12 * self.max_message_bytes, 4 << 20)
+
+    @property
+    def largest_record(self) -> int:
+        """Bytes that a record of the monitor may have: a dead letter holds the largest message in base64."""
+        return self.largest_message // 3 * 4 + (1 << 20)
+
 
 class WindowSection(Settings):
     """Event-time windows: tumbling, or sliding when `slide` is shorter than `duration`."""
@@ -88,7 +98,8 @@ class WindowSection(Settings):
     watermark_delay: Duration = timedelta(seconds=30)
     """How much out of order events may come and still be counted."""
     idle_timeout: Duration = timedelta(minutes=1)
-    """A partition, or a whole stream, silent for this long (processing time) no longer holds windows open."""
+    """A partition silent for this long (processing time) no longer holds windows open. When all are, windows close by the
+    clock on the wall, `watermarkDelay` after their end."""
     max_clock_skew: Duration = timedelta(minutes=1)
     """An event time further ahead of Kafka's own timestamp than this goes to the dead-letter topic."""
     emit_every: Duration = timedelta(seconds=1)

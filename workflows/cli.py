@@ -171,10 +171,7 @@ def _baseline_problems(monitor: "ModelMonitor") -> tuple[list[str], str]:
         return [], "; no baseline yet"
     return [
         f"baseline {baseline.version} in {section.store} does not fit the model: {text}: build it again, or mend the model"
-        for schema, source in ((model.request_schema, "request"), (model.response_schema, "response"))
-        # A prediction that the training table had not is watched without a reference.
-        for text in baseline.lacking(schema, source)  # type: ignore[arg-type]
-        if source == "request" or "is missing" not in text
+        for text in baseline.misfits(model)
     ], f"; baseline {baseline.version} fits"
 
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from detectors.statistics.column import ColumnSummary
 
 Metric = Callable[[ColumnSummary], float]
@@ -17,14 +19,19 @@ def _pow2sum(c: ColumnSummary) -> float:
     return c.m2 + c.count * c.mean * c.mean if c.count else 0.0
 
 
+def _ratio(above: np.float64, below: np.float64) -> float:
+    """NaN where the moments are zero or beyond the range of floats: then there is no answer."""
+    return float(above / below) if below > 0 and np.isfinite(above) and np.isfinite(below) else math.nan
+
+
 def _skewness(c: ColumnSummary) -> float:
     """Population skewness g1 = sqrt(n) m3 / m2^1.5, as scipy.stats.skew; NaN for a constant column."""
-    return math.sqrt(c.count) * c.m3 / c.m2**1.5 if c.m2 > 0 else math.nan
+    return _ratio(math.sqrt(c.count) * np.float64(c.m3), np.float64(c.m2) ** 1.5)
 
 
 def _kurtosis(c: ColumnSummary) -> float:
     """Population excess kurtosis g2 = n m4 / m2^2 - 3, as scipy.stats.kurtosis; NaN for a constant column."""
-    return c.count * c.m4 / (c.m2 * c.m2) - 3 if c.m2 > 0 else math.nan
+    return _ratio(np.float64(c.count) * c.m4, np.float64(c.m2) ** 2) - 3
 
 
 METRICS: dict[str, Metric] = {

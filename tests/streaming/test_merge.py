@@ -54,10 +54,10 @@ class Stream:
             rows.append((LATE, int(at * S) // self.me.pane * self.me.pane, 0, body))
         return self._call(pd.DataFrame(rows, columns=["kind", "time", "number", "body"]))
 
-    def pane(self, rows):
+    def pane(self, rows, messages=1):
         x = np.full((rows, 1), 10.0)
         block = Block(x, np.zeros(x.shape, bool), (Codes(np.zeros(rows, np.int32), ("ATL",)),))
-        return replace(self.me.no_rows, requests=summarise(self.me.plans.request, block))
+        return replace(self.me.no_rows, requests=summarise(self.me.plans.request, block), messages=messages)
 
     def fire(self):
         """The key's timer expires."""
@@ -216,3 +216,45 @@ def test_state_is_gone_when_windows_are(stream):
         stream.batch((0, at))
     assert len(stream.state) <= 2
     assert len(stream.head) < 200
+
+
+def test_a_sparse_stream_loses_nothing_under_the_default_settings(tmp_path):
+    """One request every 90 s, as its time comes; windows of 5 minutes, idle after one."""
+    me = worker_of(monitor_of(tmp_path, window="{}"))
+    stream = Stream(me)
+    counted = 0
+    for i in range(40):
+        now = STARTED + 90 * S * i
+        while stream.head and stream.timer is not None and stream.timer < now:
+            counted += sum(count for _, count in stream.finals(stream.fire()))
+        counted += sum(count for _, count in stream.finals(stream.batch((0, now / S), now=now)))
+        assert msgspec.msgpack.decode(stream.head, type=Head).late == 0
+        assert stream.frontier < now
+    while stream.timer is not None:
+        counted += sum(count for _, count in stream.finals(stream.fire()))
+    assert counted == 40
+
+
+def test_a_window_of_today_waits_until_it_is_over(tmp_path):
+    stream = Stream(worker_of(monitor_of(tmp_path)))
+    at = STARTED / S
+    stream.batch((0, at + 1), now=STARTED + S)
+    assert stream.timer == STARTED + 6 * S  # the partition is idle
+    assert stream.finals(stream.fire()) == []
+    assert stream.timer == STARTED + 12 * S  # the window's end and the delay
+    assert stream.finals(stream.fire()) == [(at, 1)]
+
+
+def test_what_comes_behind_the_frontier_without_its_bytes_is_counted(stream):
+    """The fold did not know the frontier: its file was lost."""
+    stream.batch((0, 1))
+    stream.batch((0, 13))
+    assert stream.finals(stream.batch((0, 2))) == []
+    final = [r for r in stream.batch((0, 25)) if r.kind == "statistics" and r.status == "final"]
+    assert [(r.start, r.counts["late"]) for r in final] == [(10, 1)]
+
+
+def test_a_backlog_of_many_windows_is_merged_a_few_panes_at_a_time(stream):
+    everything = stream.batch(*((0, at) for at in range(0, 5000, 5)))
+    assert sum(count for _, count in stream.finals(everything)) == 998
+    assert len(stream.state) == 1
