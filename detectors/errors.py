@@ -1,9 +1,9 @@
 """What can go wrong in the room of detectors.
 
-    DetectorError
-    ├── SummaryFormatError      bytes that are not a summary of this version
-    ├── IncompatibleSummaries   two summaries that were not counted on the same plan
-    └── NotApplicable           a detector asked about a column it is not made for
+DetectorError
+├── SummaryFormatError      bytes that are not a summary of this version
+├── IncompatibleSummaries   two summaries that were not counted on the same plan
+└── NotApplicable           a detector asked about a column it is not made for
 """
 
 
