@@ -71,4 +71,4 @@ def _flat(children: Iterable[Child]) -> Iterable[str]:
 
 def _number(value: float) -> str:
     """Coordinates to a hundredth."""
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    return f"{float(value):.2f}".rstrip("0").rstrip(".")

@@ -172,6 +172,7 @@ def dead_letter(
         event_time=None,
         key=None,
         value="bm90IEpTT04=",
+        size=8,
     )
 
 
