@@ -51,10 +51,11 @@ class Plan:
     def fingerprint(self) -> bytes:
         """8 bytes that differ when two plans do not count the same."""
         digest = hashlib.blake2b(digest_size=8)
-        digest.update(
-            repr((self.numeric, self.categorical, self.percentiles, self.comoments, self.exact_rows)).encode()
-        )
+        shape = (self.numeric, self.categorical, self.percentiles, self.comoments, self.exact_rows, self.max_categories)
+        digest.update(repr(shape).encode())
         digest.update(repr([(j, sorted(values)) for j, values in sorted(self.discrete.items())]).encode())
+        digest.update(repr([sorted(known) for known in self.listed]).encode())
+        digest.update(repr(None if self.rulers is None else [len(ruler.marks) for ruler in self.rulers]).encode())
         for ruler in self.rulers or ():
             digest.update(ruler.marks.tobytes())
         return digest.digest()

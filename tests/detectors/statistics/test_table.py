@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -252,3 +253,17 @@ def test_an_atom_has_a_mark_of_its_own_and_its_sum_is_exact():
     sums = ruler.sums(counts, places)
     filled = counts > 0
     np.testing.assert_allclose(sums[filled] / counts[filled], [0.1, 0.7, 3.0], rtol=1e-15)
+
+
+def test_plans_that_count_differently_have_different_fingerprints():
+    one, two = Ruler(np.array([1.0, 2.0])), Ruler(np.array([3.0]))
+    plans = [
+        PLAN,
+        replace(PLAN, listed=(frozenset({"a", "b"}), *PLAN.listed[1:])),
+        replace(PLAN, max_categories=7),
+        replace(PLAN, rulers=None),
+        replace(PLAN, rulers=()),
+        replace(PLAN, rulers=(one, two)),
+        replace(PLAN, rulers=(Ruler(np.array([1.0])), Ruler(np.array([2.0, 3.0])))),
+    ]
+    assert len({plan.fingerprint for plan in plans}) == len(plans)
