@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from detectors.base import ColumnType
 from detectors.settings import Settings
+from reference.category import shortened
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -34,7 +35,7 @@ class Column(Settings):
     """Smallest allowed value, in the feature's own unit; numeric only."""
     max: float | None = None
     """Largest allowed value, in the feature's own unit; numeric only."""
-    categories: tuple[str, ...] | None = None
+    categories: tuple[Annotated[str, AfterValidator(shortened)], ...] | None = None
     """The allowed categories; categorical only. Without it those of the reference are."""
 
     @model_validator(mode="after")
@@ -75,7 +76,7 @@ class Model(Settings):
     features: tuple[Column, ...] = Field(min_length=1)
     """In the order of unnamed instances."""
     predictions: tuple[Column, ...] = ()
-    """In the order of unnamed predictions; empty: responses are recognised and counted, not summarised."""
+    """In the order of unnamed predictions; empty: responses only move the clock, nothing of them is counted."""
     protocol: Literal["auto", "v1", "v2"] = "auto"
     """The bodies to accept: KServe V1 (`instances`), V2 / Open Inference Protocol (`inputs`), or either."""
     inference_service: str | None = None

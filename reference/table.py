@@ -10,14 +10,20 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from detectors.statistics.block import Block, Codes
+from reference.category import category
 from reference.errors import UnusableData
-from reference.schema import Column, Schema
+from reference.schema import Column, Model, Schema
 
 BATCH_ROWS = 65_536
+_NO_NUMBER = pa.csv.ConvertOptions().null_values
+"""What may stand in a numeric column of a CSV file where there is none: nothing, NA, null, NaN."""
 
 
-def read_table(path: Path, columns: set[str]) -> pa.Table:
-    """The wanted columns of a Parquet or CSV file, as far as it has them.
+def read_table(path: Path, model: Model) -> pa.Table:
+    """The model's columns of a Parquet or CSV file, as far as it has them.
+
+    A CSV file has no types of its own, so the model's are taken: a category is the text that stands in the file (007,
+    True and NA are just that; only an empty field without quotes is missing), and a number is a double.
 
     Raises
     ------
@@ -27,19 +33,52 @@ def read_table(path: Path, columns: set[str]) -> pa.Table:
     if not path.is_file():
         msg = f"no training table at {path}: give a Parquet or CSV file with --data"
         raise UnusableData(msg)
+    columns = (*model.features, *model.predictions)
+    wanted = {column.name for column in columns}
     suffix = path.suffix.lower()
     try:
         if suffix in {".parquet", ".pq"}:
-            names = [name for name in pq.read_schema(path).names if name in columns]
+            names = [name for name in pq.read_schema(path).names if name in wanted]
             return pq.read_table(path, columns=names)
         if suffix == ".csv" or path.name.lower().endswith(".csv.gz"):
-            table = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(strings_can_be_null=True))
-            return table.select([name for name in table.column_names if name in columns])
+            return _read_csv(path, wanted, {column.name for column in columns if column.type == "categorical"})
     except (pa.ArrowException, OSError) as error:
         msg = f"{path} cannot be read: {error}"
         raise UnusableData(msg) from None
     msg = f"{path} ends in {suffix!r}: give a .parquet, .csv or .csv.gz file"
     raise UnusableData(msg)
+
+
+def _read_csv(path: Path, wanted: set[str], categorical: set[str]) -> pa.Table:
+    with pa.csv.open_csv(path) as reader:
+        names = [name for name in reader.schema.names if name in wanted]
+    if not names:
+        return pa.table({})
+    options = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        include_columns=names,
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+    table = pa.csv.read_csv(path, convert_options=options)
+    for place, name in enumerate(names):
+        if name not in categorical:
+            table = table.set_column(place, name, _parsed(table[name]))
+    return table
+
+
+def _parsed(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As numbers, or booleans; the texts themselves when some are neither."""
+    trimmed = pc.utf8_trim_whitespace(texts)
+    absent = pc.is_in(trimmed, value_set=pa.array(_NO_NUMBER))
+    trimmed = pc.if_else(absent, pa.scalar(None, pa.string()), trimmed)
+    for kind in (pa.float64(), pa.bool_()):
+        try:
+            return trimmed.cast(kind)
+        except pa.ArrowException:
+            continue
+    return trimmed
 
 
 def blocks(table: pa.Table, schema: Schema, rows: int = BATCH_ROWS) -> Iterator[Block]:
@@ -51,7 +90,7 @@ def blocks(table: pa.Table, schema: Schema, rows: int = BATCH_ROWS) -> Iterator[
         When a numeric column holds something else, naming the column and the first such value.
     """
     numeric = [_numbers(table[column.name], column) for column in schema.numeric]
-    categorical = [_category_texts(table[column.name], column) for column in schema.categorical]
+    categorical = [_categories(table[column.name], column) for column in schema.categorical]
     for start in range(0, table.num_rows, rows):
         stop = min(start + rows, table.num_rows)
         values = np.empty((stop - start, len(numeric)), np.float64, order="F")
@@ -61,22 +100,19 @@ def blocks(table: pa.Table, schema: Schema, rows: int = BATCH_ROWS) -> Iterator[
             values[:, j] = part.to_numpy(zero_copy_only=False)  # Arrow's nulls become NaN
             if part.null_count:
                 missing[:, j] = part.is_null().to_numpy(zero_copy_only=False)
-        yield Block(values, missing, tuple(_codes(texts.slice(start, stop - start)) for texts in categorical))
+        yield Block(values, missing, tuple(_part(codes, start, stop) for codes in categorical))
 
 
 def _numbers(column: pa.ChunkedArray, spec: Column) -> pa.Array:
     """One array of float64 with nulls."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    array = _whole(column)
     kind = array.type
-    if pa.types.is_dictionary(kind):
-        array = array.dictionary_decode()
-        kind = array.type
+    if array.null_count == len(array):
+        return pa.nulls(len(array), pa.float64())
     if pa.types.is_boolean(kind):
         array = array.cast(pa.int8())
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        first = next(value for value in array.to_pylist() if value is not None)
+    elif _is_text(kind):
+        first = _first_text(array)
         msg = f"column {spec.name!r} holds text such as {first!r}, but the model calls it numeric: make it categorical"
         raise UnusableData(msg)
     try:
@@ -86,31 +122,65 @@ def _numbers(column: pa.ChunkedArray, spec: Column) -> pa.Array:
         raise UnusableData(msg) from None
 
 
-def _category_texts(column: pa.ChunkedArray, spec: Column) -> pa.Array:
-    """One array of strings: whole numbers without a fraction, booleans as JSON writes them."""
+def _categories(column: pa.ChunkedArray, spec: Column) -> Codes:
+    """The column as codes; every distinct value is written once, by `category`."""
+    array = _whole(column)
+    kind = array.type
+    try:
+        if pa.types.is_float16(kind):
+            array = array.cast(pa.float64())
+        encoded = array.dictionary_encode()
+        texts = _texts(encoded.dictionary)
+    except (pa.ArrowException, TypeError, ValueError):
+        msg = f"column {spec.name!r} holds {kind}, which has no text: convert it to strings"
+        raise UnusableData(msg) from None
+    known: dict[str, int] = {}
+    lookup = np.array(
+        [-1 if text is None else known.setdefault(text, len(known)) for text in texts] + [-1],  # the last for null
+        np.int32,
+    )
+    indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+    return Codes(lookup[indices], tuple(known))
+
+
+def _texts(distinct: pa.Array) -> list[str | None]:
+    kind = distinct.type
+    if pa.types.is_decimal(kind):
+        number = int if kind.scale <= 0 else float
+        return [None if value is None else category(number(value)) for value in distinct.to_pylist()]
+    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        distinct = distinct.cast(pa.string())
+    return [category(value) for value in distinct.to_pylist()]
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """One array, of the values themselves."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    kind = array.type
-    if pa.types.is_floating(kind):
-        array = pc.if_else(pc.is_nan(array), None, array)
-        if pc.all(pc.equal(pc.floor(array), array), min_count=0).as_py() and _fits_int(array):
-            return array.cast(pa.int64()).cast(pa.string())
-        texts = [None if x is None else str(int(x)) if float(x).is_integer() else repr(x) for x in array.to_pylist()]
-        return pa.array(texts, pa.string())
-    try:
-        return array.cast(pa.string())
-    except pa.ArrowException:
-        msg = f"column {spec.name!r} holds {kind}, which has no text: convert it to strings"
-        raise UnusableData(msg) from None
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _fits_int(array: pa.Array) -> bool:
-    extremes = pc.min_max(array).as_py()
-    return extremes["min"] is None or (extremes["min"] >= -(2**53) and extremes["max"] <= 2**53)
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _codes(texts: pa.Array) -> Codes:
-    encoded = texts.dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-    return Codes(codes, tuple(encoded.dictionary.to_pylist()))
+def _first_text(array: pa.Array) -> str | None:
+    """The first that is no number; the first of all when each is one."""
+    first = None
+    for value in array.to_pylist():
+        if value is None:
+            continue
+        first = value if first is None else first
+        try:
+            float(value)
+        except ValueError:
+            return str(value)
+    return first
+
+
+def _part(column: Codes, start: int, stop: int) -> Codes:
+    """Some rows, with the categories that they have."""
+    found, codes = np.unique(column.codes[start:stop], return_inverse=True)
+    gone = int(len(found) > 0 and found[0] < 0)
+    return Codes((codes - gone).astype(np.int32), tuple(column.values[code] for code in found[gone:].tolist()))

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from reference.category import category
 from reference.schema import Schema
-from streaming.protocol import Kind, Reason, Refused, is_unicode, shown
+from streaming.protocol import Kind, Reason, Refused, shown
 
 Layout = Literal["rows", "scalars", "fixed"]
 
@@ -148,36 +149,6 @@ def number(value: Any) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
-
-
-def category(value: Any) -> str | None:
-    """The canonical text of a value of a categorical column; None for a missing one.
-
-    Whole numbers are written without a fraction, so that 3 and 3.0 are one category. NaN is missing: it is what a data
-    frame holds, and a Python client sends, where a text is missing.
-
-    Raises
-    ------
-    TypeError
-        For lists, objects, and text that is not Unicode.
-    """
-    if isinstance(value, str):
-        if not is_unicode(value):
-            raise TypeError
-        return value
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return int.__repr__(value)
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        if math.isinf(value):
-            return "Infinity" if value > 0 else "-Infinity"
-        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    raise TypeError
 
 
 def values(rows: list[Sequence[Any]], schema: Schema) -> list[list[Any]]:

@@ -23,6 +23,7 @@ from streaming.positions import positions
 from streaming.protocol import (
     CLOUD_EVENT_TYPES,
     END_OF_TIME,
+    LONGEST_ID,
     STRUCTURED,
     Event,
     Kind,
@@ -210,7 +211,8 @@ class _Batch:
         else:
             ok &= _true(pc.starts_with(version, b"1."))
             ok &= _true(pc.equal(kind, _TYPE_OF[door]))
-            ok &= are_utf8(ids) & (pc.binary_length(ids).fill_null(0).to_numpy() > 0)
+            sizes = pc.binary_length(ids).fill_null(0).to_numpy()
+            ok &= are_utf8(ids) & (sizes > 0) & (sizes <= LONGEST_ID)  # of more bytes, the slow way counts characters
         service = column("ce_inferenceservicename")
         if service is not None and self.decoder.service is not None:
             other = pc.not_equal(service, self.decoder.service.encode())

@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
+from reference.category import is_unicode
+
 Kind = Literal["request", "response"]
 
 CLOUD_EVENT_TYPES: Mapping[str, Kind] = {
@@ -24,6 +26,8 @@ CLOUD_EVENT_TYPES: Mapping[str, Kind] = {
 STRUCTURED = "application/cloudevents+json"
 END_OF_TIME = 253_402_300_800_000
 """The first millisecond of the year 10000, since the epoch: event times lie before it, and not before 1970."""
+LONGEST_ID = 1000
+"""Characters of a request id: every record of an outlier repeats it."""
 
 _RFC3339 = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
@@ -49,6 +53,8 @@ class Reason(StrEnum):
     """An event of another inference service."""
     NO_ID = "no_id"
     """The request id is absent, empty, or not text."""
+    BAD_ID = "bad_id"
+    """The request id is longer than 1,000 characters: every record of an outlier would repeat it."""
     BAD_TIME = "bad_time"
     """The event time is absent where the format asks for it, unreadable, or outside of the years 1970 to 9999."""
     NO_INSTANCES = "no_instances"
@@ -95,7 +101,7 @@ class Event:
         Raises
         ------
         Refused
-            With the first of unknown type, unknown model, no id, bad time.
+            With the first of unknown type, unknown model, no id, bad id, bad time.
         """
         if self.kind not in ("request", "response"):
             raise Refused(Reason.UNKNOWN_TYPE, f"type {shown(self.kind)} is neither a request's nor a response's")
@@ -107,6 +113,11 @@ class Event:
         if not isinstance(self.id, str) or not self.id or not is_unicode(self.id):
             raise Refused(
                 Reason.NO_ID, f"id {shown(self.id)} is not the id of a request: send a text that is not empty"
+            )
+        if len(self.id) > LONGEST_ID:
+            raise Refused(
+                Reason.BAD_ID,
+                f"id {shown(self.id)} has {len(self.id)} characters: send one of at most {LONGEST_ID}",
             )
         if self.milliseconds is None:
             raise Refused(
@@ -128,15 +139,6 @@ def shown(value: Any) -> str:
         text = type(value).__name__
     text = repr(text[:80] + "…" if len(text) > 80 else text) if isinstance(value, str) else text[:80]
     return text.encode("ascii", "backslashreplace").decode()
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8: it has no half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _long_int(text: str) -> float:

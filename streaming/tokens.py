@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from streaming.bodies import category
+from reference.category import category
 from streaming.protocol import END_OF_TIME, Refused, parse_json, rfc3339_to_milliseconds
 
 Ints = NDArray[np.int64]

@@ -228,10 +228,9 @@ def reference_build(
     from streaming.spec import load
 
     spec = (model := load(config)).spec
-    wanted = {column.name for column in (*spec.model.features, *spec.model.predictions)}
     with _progress() as progress:
         task = progress.add_task(f"reading {data.name}", total=None)
-        table = read_table(data, wanted)
+        table = read_table(data, spec.model)
         progress.update(task, description=f"folding {table.num_rows:,} rows", total=1.0)
         baseline = build(table, spec.model, spec.reference, lambda share: progress.update(task, completed=share))
         progress.update(task, description=f"publishing to {spec.reference.store}")

@@ -1,6 +1,7 @@
 """Wire formats: what every message means, one at a time and in any company."""
 
 import base64
+import hashlib
 import json
 import math
 import re
@@ -178,6 +179,8 @@ def _oracle(value, headers, of, kafka_time, max_bytes, state):
         raise No("no_id")
     if binary and not _decodes(headers["ce_id"]):
         raise No("no_id")
+    if id_[1000:]:
+        raise No("bad_id")
     if state["time"] is None:
         raise No("bad_time")
     columns = of.features if kind == "request" else of.predictions
@@ -325,10 +328,10 @@ def _oracle_cell(of, cell):
         if math.isinf(cell):
             return "Infinity" if cell > 0 else "-Infinity"
         return str(int(cell)) if cell == int(cell) and abs(cell) < 2**53 else repr(cell)
-    if isinstance(cell, int):
-        return str(cell)
-    if isinstance(cell, str) and _writable(cell):
-        return cell
+    if isinstance(cell, int) or (isinstance(cell, str) and _writable(cell)):
+        text = str(cell)
+        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=4).hexdigest()
+        return f"{text[:150]}…#{digest}" if text[200:] else text
     raise No("wrong_type")
 
 
@@ -366,6 +369,7 @@ odd_numbers = st.one_of(
 )
 words = st.one_of(
     st.sampled_from(["UA", "JFK", "a,b", "],[", '"', "\\", "null", "1", "\u00e9", "\ud800", "\n", ' "x": ', ""]),
+    st.sampled_from(["long " * 40, "long " * 40 + "a", "long " * 40 + "b", "\u00e9" * 201, "\\" * 300]),
     st.text(max_size=8),
 )
 bad_cells = st.one_of(st.just([]), st.just({}), st.just([1]), words)
@@ -756,6 +760,10 @@ REASONS = {
         envelope(ROW, id_=""), envelope(ROW, id_=None), envelope(ROW, id_=3), envelope(ROW, id_="\ud800"),
         {"type": "request", "time": 1, "payload": ROW},
     ],
+    Reason.BAD_ID: [
+        envelope(ROW, id_="x" * 1001), envelope(ROW, id_="\u00e9" * 1001), envelope(ROW, id_="x" * 1001, time=None),
+        {"specversion": "1.0", "type": REQUEST, "id": "x" * 1001, "data": ROW},
+    ],
     Reason.BAD_TIME: [
         envelope(ROW, time=None), envelope(ROW, time="2023-11-14T22:13:20Z"), envelope(ROW, time=True),
         envelope(ROW, time=-1), envelope(ROW, time=math.nan), envelope(ROW, time=253402300800), envelope(ROW, time=10**400),
@@ -789,6 +797,38 @@ def test_reasons(reason, message):
     assert rows_of(decoded) == [
         oracle(message if isinstance(message, bytes | None) else json.dumps(message).encode(), None, FOUR)
     ]
+
+
+@pytest.mark.parametrize("door", ["envelope", "structured", "headers"])
+@pytest.mark.parametrize("letter", ["x", "é", "\U0001f600", '"'])
+def test_ids_of_a_thousand_characters_and_no_more(door, letter):
+    ids = ["a", "b", letter * 1000, letter * 1001, "x" * 100_000, "c", letter * 1001]
+    bodies, headers = [], []
+    for id_ in ids:
+        by_headers = door == "headers"
+        event = {"specversion": "1.0", "type": REQUEST, "id": id_, "data": ROW}
+        body = ROW if by_headers else event if door == "structured" else envelope(ROW, id_=id_)
+        bodies.append(json.dumps(body, ensure_ascii=letter == '"').encode())
+        headers.append(cloud_headers(id_=id_) if by_headers else None)
+    decoded = decode(Decoder(FOUR), bodies, headers)
+    assert [(one.message, one.reason) for one in decoded.rejected] == [(i, Reason.BAD_ID) for i in (3, 4, 6)]
+    assert all(len(one.text) < 2000 and one.time is not None for one in decoded.rejected)
+    assert decoded.ids == ["a", "b", letter * 1000, "", "", "c", ""]
+    assert decoded.requests.message.tolist() == [0, 1, 2, 5]
+
+
+def test_long_categories_are_cut_alike_by_every_reading():
+    of = model(*"cn")
+    cells = ["a", "x" * 200, "x" * 201, "x" * 300 + "a", "x" * 300 + "b", "\u00e9" * 201, "\n" * 201, 10**250]
+    batch = [json.dumps(envelope({"instances": [[cell, 1]]})).encode() for cell in cells * 5]
+    together = rows_of(decode(Decoder(of), batch))
+    assert together == [rows_of(decode(Decoder(of), [value]))[0] for value in batch]
+    assert together == [oracle(value, None, of) for value in batch]
+    words = [rows[0][2] for _, _, rows in together[: len(cells)]]
+    assert words[:2] == ["a", "x" * 200]
+    assert words[3][:152] == "x" * 150 + "…#"
+    assert len(set(words)) == len(words)
+    assert all(len(word) == 160 for word in words[2:])
 
 
 def test_every_reason_of_the_decoder_has_an_example():

@@ -222,8 +222,7 @@ class _Demo:
         from reference.table import read_table
 
         spec = monitor.spec
-        wanted = {column.name for column in (*spec.model.features, *spec.model.predictions)}
-        baseline = build(read_table(table, wanted), spec.model, spec.reference)
+        baseline = build(read_table(table, spec.model), spec.model, spec.reference)
         return Store(spec.reference.store).publish(baseline), baseline.rows
 
     def _watch(self, monitor: ModelMonitor, replay: "_Replay", board: Board, wanted: dict[int, int]) -> None:
