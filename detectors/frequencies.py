@@ -103,18 +103,25 @@ def is_discrete(reference: ColumnSummary) -> bool:
 def by_category(reference: ColumnSummary, window: ColumnSummary) -> Frequencies:
     """Counts of each category or value that occurs in either.
 
+    Where the reference does not list all of its categories, nobody knows whether one that only the window lists is new:
+    it counts as one of the others, as it does in the reference.
+
     Raises
     ------
     NotApplicable
         When a numeric column has too many distinct values to count each.
     """
     p, q = counts_of(reference), counts_of(window)
+    others = window.unlisted
+    if reference.unlisted:
+        others += sum(count for key, count in q.items() if key not in p)
+        q = {key: count for key, count in q.items() if key in p}
     keys: Sequence[str | float] = sorted({*p, *q})
     ours, theirs = [p.get(key, 0) for key in keys], [q.get(key, 0) for key in keys]
     if reference.unlisted or window.unlisted:
         # All values that were too many to list are one category more.
         keys = [*keys, UNLISTED]
-        ours, theirs = [*ours, reference.unlisted], [*theirs, window.unlisted]
+        ours, theirs = [*ours, reference.unlisted], [*theirs, others]
     exact = not (reference.unlisted or window.unlisted)
     return Frequencies(np.array(ours, np.float64), np.array(theirs, np.float64), exact, keys=tuple(keys))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,7 @@ def _columns(
         listed=tuple(frozenset(column.categories or ()) for column in schema.categorical),
         percentiles=False,  # the reference's are exact: its values, or its ruler's marks
         comoments=len(schema.numeric) > 1,
-        max_categories=settings.max_categories,
+        max_categories=max(table.num_rows, 1),  # all of them: they are in memory anyhow
     )
     total = TableSummary.empty(plan)
     for done, part in enumerate(parts, 1):
@@ -88,8 +89,21 @@ def _columns(
         if column.name in kept:
             values, distinct = kept[column.name]
             summary = replace(summary, values=values, distinct=distinct)
+        elif column.type == "categorical":
+            summary = _most_frequent(summary, settings.max_categories, frozenset(column.categories or ()))
         columns[column.name] = summary
     return columns, total.comoments
+
+
+def _most_frequent(column: ColumnSummary, cap: int, declared: frozenset[str]) -> ColumnSummary:
+    """With exact counts of the declared categories and of so many others, those by count and then by text; the rest unlisted."""
+    counts = cast("dict[str, int]", column.counts)
+    free = sorted((key for key in counts if key not in declared), key=lambda key: (-counts[key], key))
+    if len(free) <= cap:
+        return column
+    dropped = set(free[cap:])
+    kept = {key: count for key, count in counts.items() if key not in dropped}
+    return replace(column, counts=kept, unlisted=column.unlisted + sum(counts[key] for key in dropped))
 
 
 def _sorted_values(parts: list[Block], column: int) -> np.ndarray:

@@ -18,4 +18,7 @@ class Reference(Settings):
     raw_rows: int = Field(default=100_000, ge=0)
     """Up to so many rows the baseline keeps every value, so that exact tests stay exact."""
     max_categories: int = Field(default=1000, ge=2)
-    """Distinct categories counted exactly; beyond, only the most frequent ones are."""
+    """Categories of a column that the baseline counts one by one, the most frequent ones; all others are one, `(other)`.
+
+    A window counts the same ones exactly, and up to 1,000 others, whatever this says.
+    """

@@ -26,9 +26,10 @@ class ChiSquare(DriftDetector):
 
     Notes
     -----
-    Misleads when the reference is small beside the window, since its own sampling error is ignored (p too small); when expected counts are
-    below about 5; and with open-ended categories, where one new value is enough. Nearest neighbours: `g_test`, the
-    likelihood-ratio form; `jensenshannon`, a distance that does not grow with the window.
+    Misleads when the reference is small beside the window, since its own sampling error is ignored (p too small: with 1,000 categories or
+    more, next to 0 already for a window half as large as the reference); when expected counts are below about 5; and with open-ended
+    categories, where one new value is enough. Nearest neighbours: `g_test`, the likelihood-ratio form; `jensenshannon`, a distance that
+    does not grow with the window.
 
     Examples
     --------
