@@ -202,7 +202,10 @@ class KafkaLog:
         """Hand over answers as they come; runs in a thread, and after `stop` until there is nothing more to come."""
         deadline = None
         while True:
-            producer.poll(0.2)
+            try:
+                producer.poll(0.2)
+            except Exception:  # what a callback raises comes out here, and without this thread nobody gets an answer
+                log.exception("an answer of Kafka could not be read")
             if self._answers:
                 try:
                     self._loop.call_soon_threadsafe(self._settle)
@@ -581,7 +584,7 @@ async def _prepare(monitor: ModelMonitor) -> None:
                 [monitor.topics.inference],
                 partitions=section.partitions,
                 replication=section.replication_factor,
-                configs={"max.message.bytes": str(section.max_message_bytes * 16)},  # as the monitor makes it
+                configs={"max.message.bytes": str(section.largest_message)},
                 timeout=timedelta(seconds=2),  # a stop waits for it
                 create=section.create_topics,
             )
