@@ -110,7 +110,7 @@ ci: lint types check-golden test wheel ## What continuous integration runs.
 
 .PHONY: constraints
 constraints: $(INSTALLED) ## Rewrite constraints.txt from the venv, after an upgrade in it.
-	@{ grep '^#' constraints.txt; $(PY) -m pip freeze --all --exclude driftline --exclude pip --exclude setuptools; } \
+	@{ grep '^#' constraints.txt; $(PY) -m pip freeze --all --exclude driftline --exclude pip; } \
 	  > constraints.new && mv constraints.new constraints.txt
 
 .PHONY: lock-jars
