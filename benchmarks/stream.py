@@ -264,8 +264,8 @@ def _latencies(outliers: list[Any], statistics: list[Any], sent: np.ndarray, res
         windows[_ms(record["window"]["start"])].append((at, record))
     provisional, final = [], []
     for opened, reports in windows.items():
-        if opened < begin or opened + 15_000 > end:
-            continue  # only whole windows
+        if opened < begin or opened + 15_000 + 6_000 + 1_000 > end:
+            continue  # only whole windows that close while requests come
         mine = sent[(sent >= opened) & (sent < opened + 15_000)]
         counted = np.array([record["counts"]["requests"] for _, record in reports])
         stamps = np.array([at for at, _ in reports])
