@@ -34,16 +34,23 @@ class Results:
         """Keep a sentence for the table; it is not written to the file."""
         self.notes.append(text)
 
-    def write(self) -> Path:
-        """Write the file, which is committed from the last honest run."""
+    def write(self, *, keep: bool = False) -> Path:
+        """Write the file, which is committed from the last honest run.
+
+        Parameters
+        ----------
+        keep
+            Keep the figures of the file that this run did not measure.
+        """
         FOLDER.mkdir(exist_ok=True)
         path = FOLDER / f"{self.name}.json"
+        earlier = json.loads(path.read_text())["figures"] if keep and path.is_file() else {}
         machine = {
             "cores": len(os.sched_getaffinity(0)),
             "load_before": round(self.load_before, 2),
             "load_after": round(os.getloadavg()[0], 2),
         }
-        document = {"name": self.name, "commit": commit(), "machine": machine, "figures": self.figures}
+        document = {"name": self.name, "commit": commit(), "machine": machine, "figures": {**earlier, **self.figures}}
         path.write_text(json.dumps(document, indent=2) + "\n")
         return path
 

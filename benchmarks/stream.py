@@ -197,7 +197,7 @@ def latency(folder: Path, broker: EmbeddedKafka, results: Results, seconds: int)
     )
     memory = Memory(process.pid)
     try:
-        _send(broker, monitor.topics.inference, per_second, 20, rng)  # warm-up: the JVM compiles, workers import
+        _send(broker, monitor.topics.inference, per_second, 45, rng)  # warm-up: the JVM compiles, workers import
         memory.start()
         sent = _send(broker, monitor.topics.inference, per_second, seconds, rng)
         time.sleep(30)  # the last windows close
@@ -320,7 +320,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--scale", type=float, default=1.0, help="share of the messages of (a)")
     arguments.add_argument("--seconds", type=int, default=120, help="length of (b)")
-    arguments.add_argument("--only", choices=["throughput", "latency"])
+    arguments.add_argument(
+        "--only", choices=["throughput", "latency"], help="measure one part anew, keep the other's figures"
+    )
     chosen = arguments.parse_args()
     results = Results("stream")
     with tempfile.TemporaryDirectory() as folder, EmbeddedKafka(Path(folder) / "kafka") as broker:
@@ -328,8 +330,8 @@ def main() -> None:
             throughput(Path(folder), broker, results, chosen.scale)
         if chosen.only != "throughput":
             latency(Path(folder), broker, results, chosen.seconds)
-    if chosen.scale == 1.0 and chosen.only is None:
-        results.write()
+    if chosen.scale == 1.0:
+        results.write(keep=chosen.only is not None)
     results.show()
 
 

@@ -95,6 +95,8 @@ class WindowSection(Settings):
     """How long a window is, in event time."""
     slide: Duration | None = None
     """How far apart windows begin. Default: `duration` (tumbling)."""
+    every: int | None = Field(default=None, ge=1)
+    """Windows of so many instances instead of a duration. Not available yet: a number is refused."""
     watermark_delay: Duration = timedelta(seconds=30)
     """How much out of order events may come and still be counted."""
     idle_timeout: Duration = timedelta(minutes=1)
@@ -186,6 +188,26 @@ class DriftSection(Settings):
     """The data set drifts when at least this share of the columns does."""
 
 
+class Performance(Settings):
+    """Quality of the predictions once labels come. Not available yet: metrics are refused."""
+
+    metrics: tuple[
+        Literal["accuracy", "precision", "recall", "f1", "rocAuc", "logLoss", "mae", "rmse", "mape", "r2"], ...
+    ] = ()
+    """What is reported of each window."""
+    label_retention: Duration = timedelta(days=7)
+    """How long a prediction waits for its label."""
+
+
+class Segments(Settings):
+    """The same reports for each value of some columns. Not available yet: columns are refused."""
+
+    by: tuple[str, ...] = ()
+    """Features whose values make the segments."""
+    most: int = Field(default=20, ge=1)
+    """So many segments at most; further values share one called `other`."""
+
+
 class Reports(Settings):
     """Where the reporter publishes."""
 
@@ -236,6 +258,23 @@ class Job(Settings):
     """Further Spark properties, for instance `spark.executor.extraJavaOptions`."""
 
 
+class Autoscaling(Settings):
+    """How many loggers a cluster runs. Not available yet: more than one is refused."""
+
+    metric: Literal["concurrency", "rps", "cpu"] = "concurrency"
+    """What is held at `target`."""
+    target: float = Field(default=100, gt=0)
+    """Requests at a time, requests a second, or percent of a core, for each logger."""
+    window: Duration = timedelta(seconds=60)
+    """Over which the metric is averaged."""
+    panic_window: Duration = timedelta(seconds=6)
+    """The same in a burst."""
+    min_scale: int = Field(default=1, ge=1)
+    """Loggers at least."""
+    max_scale: int = Field(default=1, ge=1)
+    """Loggers at most."""
+
+
 class Logger(Settings):
     """The inference logger between the model server and Kafka."""
 
@@ -248,6 +287,9 @@ class Logger(Settings):
     acknowledge_timeout: Duration = timedelta(seconds=10)
     """How long Kafka may take to acknowledge before the caller is told 503."""
     resources: Resources = Resources(memory="512m")
+    """Of its container, on a cluster."""
+    autoscaling: Autoscaling = Autoscaling()
+    """On a cluster."""
 
 
 class Spec(Settings):
@@ -259,10 +301,25 @@ class Spec(Settings):
     statistics: StatisticsSection = StatisticsSection()
     outliers: OutliersSection = OutliersSection()
     drift: DriftSection = DriftSection()
+    performance: Performance = Performance()
+    segments: Segments = Segments()
     reference: Reference = Reference()
     reports: Reports = Reports()
     job: Job = Job()
     logger: Logger = Logger()
+
+    @model_validator(mode="after")
+    def _what_is_asked_for_is_there(self) -> Self:
+        """A key that did nothing would be a lie: what this version cannot do yet is refused."""
+        for place, wanted, instead in (
+            (["performance", "metrics"], self.performance.metrics, "leave it empty"),
+            (["segments", "by"], self.segments.by, "leave it empty, or give each segment a ModelMonitor of its own"),
+            (["window", "every"], self.window.every, "use duration and slide"),
+            (["logger", "autoscaling", "maxScale"], self.logger.autoscaling.max_scale > 1, "leave it at 1"),
+        ):
+            if wanted:
+                raise misplaced(place, f"is not available in this version: {instead}")
+        return self
 
     @model_validator(mode="after")
     def _columns_that_are_named_exist(self) -> Self:

@@ -83,7 +83,7 @@ ONE_LINE = {
     GOOD + "features: []\n": "m.yaml:12: features: is an unknown key here: it belongs to spec.model",
     spec("colour: red"): (
         "m.yaml:12: spec.colour: is an unknown key: this place takes "
-        "model, kafka, window, statistics, outliers, drift, reference, reports, job, logger"
+        "model, kafka, window, statistics, outliers, drift, performance, segments, reference, reports, job, logger"
     ),
     # missing
     GOOD.replace("  name: iris", "  labels: {}"): (
@@ -94,7 +94,7 @@ ONE_LINE = {
     # wrong types
     spec("window: 5m"): (
         "m.yaml:12: spec.window: is a text, and a mapping belongs here with the keys "
-        "duration, slide, watermarkDelay, idleTimeout, maxClockSkew, emitEvery, provisional"
+        "duration, slide, every, watermarkDelay, idleTimeout, maxClockSkew, emitEvery, provisional"
     ),
     spec("drift: {methods: ks}"): "m.yaml:12: spec.drift.methods: 'ks' is a text, and a list belongs here: write [ks]",
     spec("kafka: {partitions: many}"): (
@@ -452,3 +452,23 @@ def test_minimal_example_is_twelve_lines():
     path = Path("examples/minimal/monitor.yaml")
     assert len(path.read_text().splitlines()) == 12
     assert load(path).name == "iris"
+
+
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [
+        ("performance: {metrics: [accuracy]}", "spec.performance.metrics"),
+        ("segments: {by: [x]}", "spec.segments.by"),
+        ("window: {every: 1000}", "spec.window.every"),
+        ("logger: {autoscaling: {maxScale: 3}}", "spec.logger.autoscaling.maxScale"),
+    ],
+)
+def test_what_this_version_cannot_do_is_refused_and_not_ignored(section, path):
+    text = (
+        "apiVersion: driftline.io/v1\nkind: ModelMonitor\nmetadata: {name: toy}\n"
+        f"spec:\n  model: {{features: [{{name: x, type: numeric}}]}}\n  {section}\n"
+    )
+    with pytest.raises(InvalidMonitor) as caught:
+        parse(text, "toy.yaml")
+    assert f"{path}: is not available in this version" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
