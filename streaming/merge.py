@@ -129,9 +129,12 @@ class Merge:
         if not self.head.clocks:
             return _NEVER
         active = [clock.newest for clock in self.head.clocks.values() if self._idle_at(clock) > self.now]
-        # Nothing has come for idleTimeout: time goes on all the same. A window of today waits until today is over, one of
-        # last year (a replay) has no reason to.
-        return min(active, default=self.now) - self._delay
+        if active:
+            return min(active) - self._delay
+        # Nothing has come for idleTimeout: windows close by the clock on the wall, so that one of today waits until today is
+        # over and one of last year (a replay) does not. Never beyond the open ones: what was held up on its way is not late.
+        ends = [start + self.me.duration for start in self.head.windows]
+        return min(self.now - self._delay, max(ends, default=self.head.frontier))
 
     @property
     def _delay(self) -> int:

@@ -258,3 +258,12 @@ def test_a_backlog_of_many_windows_is_merged_a_few_panes_at_a_time(stream):
     everything = stream.batch(*((0, at) for at in range(0, 5000, 5)))
     assert sum(count for _, count in stream.finals(everything)) == 998
     assert len(stream.state) == 1
+
+
+def test_what_was_held_up_on_its_way_is_not_late_after_a_silence(stream):
+    """Event times lie far behind the clock on the wall; a silence closes the open window and no later one."""
+    stream.batch((0, 1))
+    assert stream.finals(stream.fire()) == [(0, 1)]
+    assert stream.frontier == 10 * S
+    stream.batch((0, 11))
+    assert stream.finals(stream.fire()) == [(10, 1)]
