@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import override
 
+from detectors.errors import NotApplicable
 from detectors.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from detectors.statistics.block import Block
     from detectors.statistics.column import ColumnSummary
@@ -59,6 +62,8 @@ class DriftDetector(Settings):
     strict: ClassVar[bool] = False
     """Whether a score that equals the threshold is not yet drift."""
     applies_to: ClassVar[frozenset[ColumnType]]
+    needs_values: ClassVar[bool] = False
+    """Whether counts are not enough: without every value it wants those of a sample of rows (`ColumnSummary.sample`)."""
 
     name: str
     threshold: float
@@ -195,6 +200,49 @@ class OutlierDetector(Settings):
     def fit(self, columns: "Sequence[FittingColumn]") -> FittedOutlierDetector:
         """Limits for these columns (the block's numeric columns first, then its categorical ones)."""
         raise NotImplementedError
+
+
+class FittedScore(FittedOutlierDetector, Protocol):
+    """A fitted outlier model: it has a score for every instance, flagged or not."""
+
+    def score(self, block: "Block") -> NDArray[np.float64]:
+        """(rows,) how far out each instance is, in the unit of `Flagged.scores`; NaN where there is nothing to judge. Never raises on data."""
+        ...
+
+
+class LearnedOutlierDetector(OutlierDetector):
+    """An outlier detector with a model that is learnt from the reference's rows when the baseline is built.
+
+    It looks at the numeric columns together. The model is a handful of named arrays, which the baseline keeps; nothing of it is
+    code, so reading one from disk can run none.
+    """
+
+    false_alarm_rate: float = Field(0.001, gt=0, lt=1)
+    """Share of clean instances that it flags: the threshold is that quantile of the scores of reference rows that the model has not seen."""
+
+    @property
+    def key(self) -> str:
+        """Names the model in a baseline: detectors with other settings learn another one."""
+        return self.model_dump_json()
+
+    def learn(self, rows: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """The model of these rows, as plain arrays; the same rows give the same arrays.
+
+        Parameters
+        ----------
+        rows
+            (n, numeric columns) of the reference in the block's order, shuffled; NaN where missing or not finite.
+        """
+        raise NotImplementedError
+
+    def fitted(self, columns: "Sequence[FittingColumn]", model: "Mapping[str, NDArray[np.float64]]") -> FittedScore:
+        """The detector with the arrays that `learn` gave."""
+        raise NotImplementedError
+
+    @override
+    def fit(self, columns: "Sequence[FittingColumn]") -> FittedOutlierDetector:
+        msg = f"{self.name!r} needs the model that is learnt when a baseline is built: build the baseline anew"
+        raise NotApplicable(msg)
 
 
 @dataclass(frozen=True, slots=True)

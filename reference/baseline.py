@@ -148,7 +148,7 @@ def _listed(column: Column, known: ColumnSummary | None) -> frozenset[str]:
     return declared | seen  # type: ignore[operator] # strings, because the column is categorical
 
 
-_ARRAYS = {"values": np.float64, "bins": np.int64, "sums": np.float64}
+_ARRAYS = {"values": np.float64, "sample": np.float64, "bins": np.int64, "sums": np.float64}
 
 
 def _pack(column: ColumnSummary) -> dict[str, Any]:

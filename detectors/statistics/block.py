@@ -29,6 +29,8 @@ class Block:
     missing: NDArray[np.bool_]
     """(rows, numeric columns). True where there was no value (JSON ``null``, an absent key)."""
     categorical: tuple[Codes, ...] = ()
+    keys: NDArray[np.uint64] | None = None
+    """(rows,) hash of where each row comes from, by which a sample is drawn; None: of what it holds."""
 
     @property
     def rows(self) -> int:
@@ -37,4 +39,9 @@ class Block:
 
     def take(self, rows: NDArray[np.int64] | slice) -> "Block":
         """The block of some of the rows (a view for a slice)."""
-        return Block(self.numeric[rows], self.missing[rows], tuple(column.take(rows) for column in self.categorical))
+        return Block(
+            self.numeric[rows],
+            self.missing[rows],
+            tuple(column.take(rows) for column in self.categorical),
+            None if self.keys is None else self.keys[rows],
+        )

@@ -38,6 +38,8 @@ class ColumnSummary:
     """Number of distinct values; None when it was not counted or there are too many to say exactly."""
     values: NDArray[np.float64] | None = None
     """Every value, sorted ascending; None once there were too many to keep."""
+    sample: NDArray[np.float64] | None = None
+    """(k,) the finite values of a uniform sample of the rows, sorted ascending; None when no sample was kept."""
     ruler: Ruler | None = None
     bins: NDArray[np.int64] | None = None
     """(ruler.size,) how many values fall into each bin of the ruler; bin j is (mark j-1, mark j]."""
