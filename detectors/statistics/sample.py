@@ -76,6 +76,18 @@ class RowSample:
         values = self.numeric[:, column]
         return np.sort(values[np.isfinite(values)])
 
+    def packed(self) -> tuple[bytes, bytes, list[list[str | None]]]:
+        """Keys, numbers and texts as MessagePack takes them."""
+        return self.keys.tobytes(), self.numeric.tobytes(), [list(column) for column in self.categorical]
+
+    @classmethod
+    def unpacked(
+        cls, size: int, columns: int, keys: bytes, numeric: bytes, categorical: list[list[str | None]]
+    ) -> "RowSample":
+        """What `packed` gave; raises ValueError when the parts do not fit one another."""
+        of_rows = np.frombuffer(keys, np.uint64)
+        return cls(size, of_rows, np.frombuffer(numeric).reshape(len(of_rows), columns), tuple(map(tuple, categorical)))
+
 
 def _texts(column: Codes, rows: NDArray[np.int64]) -> tuple[str | None, ...]:
     return tuple(None if code == MISSING else column.values[code] for code in column.codes[rows].tolist())
@@ -101,7 +113,7 @@ def content_keys(block: Block) -> NDArray[np.uint64]:
         # Adding zero makes one of the two zeros.
         keys = mixed(keys ^ mixed(np.ascontiguousarray(block.numeric[:, j] + 0.0).view(np.uint64)))
     for column in block.categorical:
-        of_value = np.array([hash_of(value) for value in (*column.values, "")], np.uint64)
+        of_value = np.array([*map(hash_of, column.values), 0], np.uint64)  # the last for the missing, which have code -1
         keys = mixed(keys ^ of_value[column.codes])
     return keys
 

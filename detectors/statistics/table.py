@@ -20,13 +20,16 @@ from detectors.statistics.block import Block
 from detectors.statistics.categories import MAX_LISTED, CategoryCounts
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.comoments import CoMoments
+from detectors.statistics.distinct import Distinct
+from detectors.statistics.embedding import Embedding, EmbeddingSum
 from detectors.statistics.moments import Moments
 from detectors.statistics.quantiles import Quantiles
 from detectors.statistics.ruler import Ruler, RulerCounts
+from detectors.statistics.sample import RowSample
 
 EXACT_ROWS = 1000
 """A summary keeps every value while it has at most so many rows, where Evidently's default tests want them."""
-_MAGIC = b"DLS1"
+_MAGIC = b"DLS2"
 _MOMENTS = 9
 
 
@@ -44,6 +47,12 @@ class Plan:
     """For each categorical column, the categories of the reference: never dropped from the counts."""
     percentiles: bool = True
     comoments: bool = True
+    distinct: bool = False
+    """Whether distinct values are counted beyond those of a whole column."""
+    sample: int = 0
+    """Rows of which a sample is kept."""
+    embeddings: tuple[Embedding, ...] = ()
+    """Random features whose sums over the complete rows are kept."""
     exact_rows: int = EXACT_ROWS
     max_categories: int = MAX_LISTED
 
@@ -51,13 +60,16 @@ class Plan:
     def fingerprint(self) -> bytes:
         """8 bytes that differ when two plans do not count the same."""
         digest = hashlib.blake2b(digest_size=8)
-        shape = (self.numeric, self.categorical, self.percentiles, self.comoments, self.exact_rows, self.max_categories)
-        digest.update(repr(shape).encode())
+        counted = (self.percentiles, self.comoments, self.distinct, self.sample, self.exact_rows, self.max_categories)
+        digest.update(repr((self.numeric, self.categorical, counted)).encode())
         digest.update(repr([(j, sorted(values)) for j, values in sorted(self.discrete.items())]).encode())
         digest.update(repr([sorted(known) for known in self.listed]).encode())
         digest.update(repr(None if self.rulers is None else [len(ruler.marks) for ruler in self.rulers]).encode())
         for ruler in self.rulers or ():
             digest.update(ruler.marks.tobytes())
+        for embedding in self.embeddings:
+            for array in (embedding.mean, embedding.scale, embedding.weights, embedding.phases):
+                digest.update(np.ascontiguousarray(array).tobytes())
         return digest.digest()
 
     @cached_property
@@ -82,6 +94,10 @@ class TableSummary:
     """Of the categorical columns."""
     discrete: tuple[CategoryCounts, ...]
     """Of the numeric columns in `plan.discrete`, in ascending order."""
+    distinct: Distinct | None = None
+    sample: RowSample | None = None
+    embedded: tuple[EmbeddingSum, ...] = ()
+    """For each of `plan.embeddings`."""
 
     @classmethod
     def empty(cls, plan: Plan) -> "TableSummary":
@@ -102,6 +118,9 @@ class TableSummary:
             tuple(
                 CategoryCounts({}, cap=plan.max_categories, listed=known) for _, known in sorted(plan.discrete.items())
             ),
+            Distinct.empty(n + len(plan.categorical)) if plan.distinct else None,
+            RowSample.empty(plan.sample, n, len(plan.categorical)) if plan.sample else None,
+            tuple(EmbeddingSum.empty(embedding.size) for embedding in plan.embeddings),
         )
 
     def __add__(self, other: "TableSummary") -> "TableSummary":
@@ -134,6 +153,9 @@ class TableSummary:
             values,
             tuple(a + b for a, b in zip(self.categories, other.categories, strict=True)),
             tuple(a + b for a, b in zip(self.discrete, other.discrete, strict=True)),
+            _both(self.distinct, other.distinct),
+            _both(self.sample, other.sample),
+            tuple(a + b for a, b in zip(self.embedded, other.embedded, strict=True)),
         )
 
     def column(self, name: str) -> ColumnSummary:
@@ -173,6 +195,8 @@ class TableSummary:
             values = self.values[j]
             known["values"] = values
             known.setdefault("distinct", int(np.count_nonzero(np.diff(values))) + (len(values) > 0))
+        elif self.sample is not None:
+            known["sample"] = self.sample.values(j)
         some = m.count[j] > 0
         return ColumnSummary(
             name,
@@ -211,6 +235,9 @@ class TableSummary:
             "values": None if self.values is None else [values.tobytes() for values in self.values],
             "categories": [_pack_counts(counts) for counts in self.categories],
             "discrete": [_pack_counts(counts) for counts in self.discrete],
+            "distinct": None if self.distinct is None else [hashes.tobytes() for hashes in self.distinct.hashes],
+            "sample": None if self.sample is None else self.sample.packed(),
+            "embedded": [(embedded.n, embedded.total.tobytes()) for embedded in self.embedded],
         }
         return _MAGIC + msgspec.msgpack.encode(body)
 
@@ -256,7 +283,9 @@ def summarise(plan: Plan, block: Block) -> TableSummary:
     finite: NDArray[np.bool_] | None = np.isfinite(x)
     if finite.all():  # type: ignore[union-attr]
         finite = None
-    complete = x if finite is None else x[finite.all(axis=1)]
+    complete = x
+    if finite is not None and (plan.comoments or plan.embeddings):
+        complete = x[finite.all(axis=1)]
     ordered = [np.sort(x[:, j] if finite is None else x[finite[:, j], j]) for j in range(x.shape[1])]
     listed = plan.listed or (frozenset(),) * len(plan.categorical)
     return TableSummary(
@@ -275,6 +304,9 @@ def summarise(plan: Plan, block: Block) -> TableSummary:
             CategoryCounts.of_numbers(ordered[j], plan.max_categories, known)
             for j, known in sorted(plan.discrete.items())
         ),
+        Distinct.of(ordered, block.categorical) if plan.distinct else None,
+        RowSample.of(block, plan.sample) if plan.sample else None,
+        tuple(EmbeddingSum.of(embedding, complete) for embedding in plan.embeddings),
     )
 
 
@@ -296,6 +328,9 @@ class _Packed(msgspec.Struct):
     values: list[bytes] | None
     categories: list[tuple[dict[str, int], int, int, int]]
     discrete: list[tuple[dict[float, int], int, int, int]]
+    distinct: list[bytes] | None
+    sample: tuple[bytes, bytes, list[list[str | None]]] | None
+    embedded: list[tuple[int, bytes]]
 
 
 def _both(a: Any, b: Any) -> Any:
@@ -369,4 +404,7 @@ def _unpack(cls: type[TableSummary], body: _Packed, plan: Plan) -> TableSummary:
             CategoryCounts(*packed, cap=plan.max_categories, listed=known)
             for packed, (_, known) in zip(body.discrete, sorted(plan.discrete.items()), strict=True)
         ),
+        None if body.distinct is None else Distinct(tuple(np.frombuffer(h, np.uint64) for h in body.distinct)),
+        None if body.sample is None else RowSample.unpacked(plan.sample, columns, *body.sample),
+        tuple(EmbeddingSum(n, np.frombuffer(total)) for n, total in body.embedded),
     )

@@ -13,6 +13,7 @@ from scipy import stats
 
 from detectors.errors import IncompatibleSummaries, SummaryFormatError
 from detectors.statistics.block import Block, Codes
+from detectors.statistics.embedding import Embedding
 from detectors.statistics.metrics import METRICS
 from detectors.statistics.quantiles import RANK_ERROR
 from detectors.statistics.ruler import Ruler
@@ -33,6 +34,16 @@ PLAN = Plan(
     discrete={1: frozenset({0.0, 1.0, 2.0})},
     listed=(frozenset({"ATL"}),),
     exact_rows=20,
+    distinct=True,
+    sample=10,
+    embeddings=(
+        Embedding(
+            np.array([200.0, 1.0]),
+            np.array([140.0, 1.0]),
+            np.array([[0.3, 1.0, -2.0], [0.1, -0.7, 1.5]]),
+            np.arange(3.0),
+        ),
+    ),
 )
 
 
@@ -73,6 +84,13 @@ def assert_same(a: TableSummary, b: TableSummary) -> None:
     assert (a.values is None) == (b.values is None)
     for mine, theirs in zip(a.values or (), b.values or (), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+    for mine, theirs in zip(a.distinct.hashes, b.distinct.hashes, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(a.sample.keys, b.sample.keys)
+    np.testing.assert_array_equal(a.sample.numeric, b.sample.numeric)
+    assert a.sample.categorical == b.sample.categorical
+    assert a.embedded[0].n == b.embedded[0].n
+    np.testing.assert_allclose(a.embedded[0].total, b.embedded[0].total, atol=1e-9)
     reach = np.maximum(np.abs(a.moments.low), np.abs(a.moments.high))
     reach = np.where(np.isfinite(reach), reach, 0) + 1e-30
     n = np.maximum(a.moments.count, 1)
@@ -152,9 +170,9 @@ def test_summaries_on_other_rulers_do_not_add():
 
 def test_the_version_stands_first():
     data = TableSummary.empty(PLAN).to_bytes()
-    assert data[:4] == b"DLS1"
+    assert data[:4] == b"DLS2"
     assert msgspec.msgpack.decode(data[4:])["rows"] == 0
-    with pytest.raises(SummaryFormatError, match="DLS1"):
+    with pytest.raises(SummaryFormatError, match="DLS2"):
         TableSummary.from_bytes(b"DLS9" + data[4:], PLAN)
 
 

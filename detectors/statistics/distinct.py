@@ -1,0 +1,72 @@
+"""How many distinct values a column has: exact while few, then from the smallest hashes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.statistics.block import Codes
+from detectors.statistics.sample import hash_of, mixed
+
+KEPT = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """The smallest hashes of the distinct values of each column (k minimum values).
+
+    While a column has fewer than 2,048 distinct values their number is exact; beyond, it is ``(k - 1) / U_k`` with U_k the k-th
+    smallest hash as a share of the range: unbiased, with a relative standard error of ``1 / sqrt(k - 2)``, 2.2 %. The sum of two is
+    the same to the bit however the values were partitioned. Adding zero makes one value of both zeros.
+
+    References
+    ----------
+    Bar-Yossef et al. (2002), Counting distinct elements in a data stream, RANDOM; Beyer et al. (2007), On synopses for distinct-value
+    estimation under multiset operations, SIGMOD.
+    """
+
+    hashes: tuple[NDArray[np.uint64], ...]
+    """For each column, the numeric ones first, at most 2,048, ascending, each once."""
+
+    @classmethod
+    def empty(cls, columns: int) -> "Distinct":
+        """Of no rows: the neutral element of `+`."""
+        return cls((np.empty(0, np.uint64),) * columns)
+
+    @classmethod
+    def of(cls, ordered: Sequence[NDArray[np.float64]], categorical: Sequence[Codes] = ()) -> "Distinct":
+        """Of one batch: the sorted finite values of each numeric column, and the categorical columns."""
+        numbers = [mixed(_each_once(values).view(np.uint64)) for values in ordered]
+        return cls(tuple(map(_smallest, (*numbers, *map(_of_texts, categorical)))))
+
+    def __add__(self, other: "Distinct") -> "Distinct":
+        return Distinct(tuple(_smallest(np.concatenate(pair)) for pair in zip(self.hashes, other.hashes, strict=True)))
+
+    def estimate(self, column: int) -> float:
+        """Number of distinct values of a column."""
+        kept = self.hashes[column]
+        if len(kept) < KEPT:
+            return float(len(kept))
+        return (KEPT - 1) / math.ldexp(float(kept[-1]) + 1, -64)
+
+
+def _each_once(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(ordered) == 0:
+        return ordered
+    return np.concatenate((ordered[:1], ordered[1:][ordered[1:] != ordered[:-1]])) + 0.0
+
+
+def _of_texts(column: Codes) -> NDArray[np.uint64]:
+    used = np.flatnonzero(np.bincount(column.codes + 1, minlength=len(column.values) + 1)[1:])
+    return np.array([hash_of(column.values[code]) for code in used.tolist()], np.uint64)
+
+
+def _smallest(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """At most 2,048, ascending, each once."""
+    if len(hashes) > 2 * KEPT:  # of values that are distinct, mostly: then twice as many are enough to choose from
+        few = np.unique(np.partition(hashes, 2 * KEPT)[: 2 * KEPT])
+        if len(few) >= KEPT:
+            return few[:KEPT]
+    return np.unique(hashes)[:KEPT]
