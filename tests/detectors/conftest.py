@@ -15,6 +15,7 @@ from detectors.statistics.column import ColumnSummary
 from detectors.statistics.ruler import Ruler
 
 EXACT_ROWS = 1000
+SAMPLE_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Columns:
             *moments,
             distinct=len(np.unique(values)) if whole else None,
             values=values if whole else None,
+            # Which values are chosen depends on the values only, not on their order.
+            sample=None if whole else np.sort(np.random.default_rng(1).permutation(values)[:SAMPLE_ROWS]),
             ruler=ruler,
             bins=bins,
             sums=sums,
