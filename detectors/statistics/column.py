@@ -1,7 +1,10 @@
 """One column of a summary, as a drift detector sees it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +12,18 @@ from numpy.typing import NDArray
 from detectors.base import ColumnType
 from detectors.statistics.ruler import Ruler
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class ColumnSummary:
     """Everything that is known of one column of a window or of the reference.
 
     A numeric column has its moments always, `values` while every single value is at hand, and `bins` when it was
     counted on a ruler; reference and window share that ruler. A categorical column has `counts`. A numeric column with few
     distinct values in the reference (at most 20, Evidently's limit for treating numbers as categories) has `counts` as well.
+
+    What is derived from it may be kept with it (see `once`): a reference is asked for the same by every window.
     """
 
     name: str
@@ -57,3 +64,22 @@ class ColumnSummary:
     def std(self, ddof: int = 0) -> float:
         """Standard deviation, in the column's own unit."""
         return math.sqrt(self.variance(ddof))
+
+
+def once(read: Callable[[ColumnSummary], T]) -> Callable[[ColumnSummary], T]:
+    """What a function reads off a column, computed at the first call and kept with that column.
+
+    As `functools.cached_property`, for what other modules make of a column; so nobody may change what is returned.
+    """
+    key = f"{read.__module__}.{read.__qualname__}"
+
+    @wraps(read)
+    def kept(column: ColumnSummary) -> T:
+        derived = vars(column)
+        try:
+            known: T = derived[key]
+        except KeyError:
+            known = derived[key] = read(column)
+        return known
+
+    return kept

@@ -78,6 +78,16 @@ class Ruler:
         return cls(marks[np.isfinite(marks)])
 
     @cached_property
+    def floors(self) -> NDArray[np.float64]:
+        """(size,) the smallest float of each bin."""
+        return np.nextafter(np.concatenate(([-np.inf], self.marks)), np.inf)
+
+    @cached_property
+    def ceilings(self) -> NDArray[np.float64]:
+        """(size,) the upper mark of each bin, which belongs to it; infinite for the overflow."""
+        return np.append(self.marks, np.inf)
+
+    @cached_property
     def _origin(self) -> NDArray[np.float64]:
         """(size,) the mark that a value's place in its bin is measured from."""
         return np.concatenate((self.marks[:1], self.marks))
