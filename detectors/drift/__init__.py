@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING
 from detectors.base import DriftDetector
 from detectors.catalogue import one_of
 from detectors.drift.chisquare import ChiSquare
+from detectors.drift.empirical_mmd import EmpiricalMMD
+from detectors.drift.fisher_exact import FisherExact
+from detectors.drift.g_test import GTest
 from detectors.drift.hellinger import Hellinger
 from detectors.drift.jensenshannon import JensenShannon
 from detectors.drift.kl_div import KullbackLeibler
 from detectors.drift.ks import KolmogorovSmirnov
 from detectors.drift.psi import PopulationStability
+from detectors.drift.tvd import TotalVariation
 from detectors.drift.wasserstein import Wasserstein
 from detectors.drift.z import ProportionsZ
 from detectors.frequencies import union_distinct
@@ -24,6 +28,10 @@ DRIFT: dict[str, type[DriftDetector]] = {
     "hellinger": Hellinger,
     "chisquare": ChiSquare,
     "z": ProportionsZ,
+    "fisher_exact": FisherExact,
+    "g_test": GTest,
+    "TVD": TotalVariation,
+    "empirical_mmd": EmpiricalMMD,
 }
 """Every drift method by its name, which is Evidently's where Evidently has it."""
 
