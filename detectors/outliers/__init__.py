@@ -6,16 +6,24 @@ from detectors.base import OutlierDetector
 from detectors.catalogue import one_of
 from detectors.outliers.bounds import Bounds
 from detectors.outliers.k_sigma import KSigma
+from detectors.outliers.mad import MedianAbsoluteDeviation
 from detectors.outliers.missing import Missing
 from detectors.outliers.nonfinite import NonFinite
+from detectors.outliers.percentiles import Percentiles
+from detectors.outliers.tukey import Tukey
 from detectors.outliers.unseen_category import UnseenCategory
+from detectors.outliers.wrong_type import WrongType
 
 OUTLIERS: dict[str, type[OutlierDetector]] = {
     "bounds": Bounds,
+    "percentiles": Percentiles,
     "k_sigma": KSigma,
+    "tukey": Tukey,
+    "mad": MedianAbsoluteDeviation,
     "unseen_category": UnseenCategory,
     "missing": Missing,
     "nonfinite": NonFinite,
+    "wrong_type": WrongType,
 }
 """Every outlier detector by its name."""
 

@@ -1,16 +1,12 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
-from detectors.base import FittingColumn, Flagged, OutlierDetector
-from detectors.statistics.block import Block
-
-_WORST = 1e300
+from detectors.base import FittingColumn, OutlierDetector
+from detectors.limits import FittedLimits, Limits
 
 
 class Bounds(OutlierDetector):
@@ -38,6 +34,7 @@ class Bounds(OutlierDetector):
 
     Examples
     --------
+    >>> from detectors.statistics.block import Block
     >>> from detectors.statistics.column import ColumnSummary
     >>> age = FittingColumn(ColumnSummary("age", "numeric", 3, low=18.0, high=98.0), low=0.0, high=100.0)
     >>> block = Block(np.array([[30.0], [150.0]]), np.zeros((2, 1), bool))
@@ -51,12 +48,11 @@ class Bounds(OutlierDetector):
     margin: float = Field(0.0, ge=0)
 
     @override
-    def fit(self, columns: Sequence[FittingColumn]) -> "FittedBounds":
-        limits = [self._limits(column) for column in columns if column.reference.type == "numeric"]
-        low, high, unit = np.array(limits, np.float64).reshape(-1, 3).T
-        return FittedBounds(low, high, unit)
+    def fit(self, columns: Sequence[FittingColumn]) -> FittedLimits:
+        numeric = [column for column in columns if column.reference.type == "numeric"]
+        return FittedLimits.of(self.name, 1.0, map(self._limits, numeric), offset=1.0)
 
-    def _limits(self, column: FittingColumn) -> tuple[float, float, float]:
+    def _limits(self, column: FittingColumn) -> Limits:
         reference = column.reference
         low, high = -np.inf, np.inf
         declared = column.low is not None or column.high is not None
@@ -69,38 +65,4 @@ class Bounds(OutlierDetector):
         unit = high - low
         if not 0 < unit < np.inf:
             unit = reference.std()
-        return low, high, unit if 0 < unit < np.inf else 1.0
-
-
-@dataclass(frozen=True)
-class FittedBounds:
-    """Bounds of each numeric column; infinite where there is none."""
-
-    low: NDArray[np.float64]
-    """(numeric columns,)"""
-    high: NDArray[np.float64]
-    """(numeric columns,)"""
-    unit: NDArray[np.float64]
-    """(numeric columns,) positive."""
-    name: str = "bounds"
-
-    def flag(self, block: Block) -> Flagged:
-        """Instances with a finite number outside of its bounds."""
-        x = block.numeric
-        outside = x < self.low
-        outside |= x > self.high
-        if not outside.any():
-            return Flagged.nothing(1.0)
-        rows, columns = np.nonzero(outside & np.isfinite(x))
-        low, high = self.low[columns], self.high[columns]
-        value = x[rows, columns]
-        with np.errstate(over="ignore"):
-            beyond = np.maximum(low - value, value - high) / self.unit[columns]
-        return Flagged.cells(
-            1.0,
-            rows,
-            columns,
-            np.minimum(1.0 + beyond, _WORST),
-            np.where(np.isfinite(low), low, np.nan),
-            np.where(np.isfinite(high), high, np.nan),
-        )
+        return Limits(low, high, low, high, unit if 0 < unit < np.inf else 1.0)

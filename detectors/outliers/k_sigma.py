@@ -1,16 +1,13 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
-from detectors.base import FittingColumn, Flagged, OutlierDetector
-from detectors.statistics.block import Block
-
-_WORST = 1e300
+from detectors.base import FittingColumn, OutlierDetector
+from detectors.limits import FittedLimits, Limits
+from detectors.statistics.column import ColumnSummary
 
 
 class KSigma(OutlierDetector):
@@ -31,11 +28,12 @@ class KSigma(OutlierDetector):
     -----
     Misleads on skewed and heavy-tailed features, where far more than the normal distribution's 0.27 % lie beyond 3 sigma, and when the
     reference has outliers itself, which widen its standard deviation until they hide one another. With many features some cell is
-    nearly always out: at k = 3 one instance in 13 of 30 independent normal features. Nearest neighbours: `bounds`; Tukey fences and
-    the median absolute deviation, which outliers in the reference hardly move.
+    nearly always out: at k = 3 one instance in 13 of 30 independent normal features. Nearest neighbours: `bounds`; `tukey` and `mad`,
+    whose scale outliers in the reference hardly move.
 
     Examples
     --------
+    >>> from detectors.statistics.block import Block
     >>> from detectors.statistics.column import ColumnSummary
     >>> age = FittingColumn(ColumnSummary("age", "numeric", 100, low=18.0, high=98.0, mean=40.0, m2=10_000.0))
     >>> block = Block(np.array([[30.0], [75.0]]), np.zeros((2, 1), bool))
@@ -48,35 +46,12 @@ class KSigma(OutlierDetector):
     k: float = Field(3.0, gt=0)
 
     @override
-    def fit(self, columns: Sequence[FittingColumn]) -> "FittedKSigma":
-        references = [column.reference for column in columns if column.reference.type == "numeric"]
-        mean = np.array([reference.mean for reference in references], np.float64)
-        std = np.array([reference.std() for reference in references], np.float64)
-        varies = np.array([reference.low < reference.high for reference in references], np.bool_) & (std > 0)
-        varies &= np.isfinite(std)
-        return FittedKSigma(np.where(varies, mean, 0.0), np.where(varies, std, np.inf), self.k)
+    def fit(self, columns: Sequence[FittingColumn]) -> FittedLimits:
+        numeric = [column.reference for column in columns if column.reference.type == "numeric"]
+        return FittedLimits.of(self.name, self.k, map(self._limits, numeric))
 
-
-@dataclass(frozen=True)
-class FittedKSigma:
-    """Mean and standard deviation of each numeric column; the latter infinite where the column is not judged."""
-
-    mean: NDArray[np.float64]
-    """(numeric columns,)"""
-    std: NDArray[np.float64]
-    """(numeric columns,) positive."""
-    k: float
-    name: str = "k_sigma"
-
-    def flag(self, block: Block) -> Flagged:
-        """Instances with a finite number too far from the mean."""
-        x = block.numeric
-        low, high = self.mean - self.k * self.std, self.mean + self.k * self.std
-        outside = x < low
-        outside |= x > high
-        if not outside.any():
-            return Flagged.nothing(self.k)
-        rows, columns = np.nonzero(outside & np.isfinite(x))
-        with np.errstate(over="ignore"):
-            far = np.abs(x[rows, columns] - self.mean[columns]) / self.std[columns]
-        return Flagged.cells(self.k, rows, columns, np.minimum(far, _WORST), low[columns], high[columns])
+    def _limits(self, reference: ColumnSummary) -> Limits:
+        mean, std = reference.mean, reference.std()
+        if not (reference.low < reference.high and 0 < std < np.inf):
+            return Limits()
+        return Limits(mean - self.k * std, mean + self.k * std, mean, mean, std)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from detectors.base import FittingColumn, Flagged, OutlierDetector
+from detectors.cells import cells
 from detectors.statistics.block import Block
 
 
@@ -60,9 +61,9 @@ class FittedMissing:
         """Instances without a value where there should be one."""
         rows, columns = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         if block.missing.any():
-            found = np.nonzero(block.missing & self.numeric)
-            rows.append(found[0])
-            columns.append(found[1])
+            found_rows, found_columns = cells(block.missing & self.numeric)
+            rows.append(found_rows)
+            columns.append(found_columns)
         first = block.numeric.shape[1]
         for j, (column, judged) in enumerate(zip(block.categorical, self.categorical, strict=True), start=first):
             if judged:

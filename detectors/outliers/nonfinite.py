@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from detectors.base import FittingColumn, Flagged, OutlierDetector
+from detectors.cells import cells
 from detectors.statistics.block import Block
 
 
@@ -58,5 +59,5 @@ class FittedNonFinite:
         finite = np.isfinite(block.numeric)
         if finite.all():
             return Flagged.nothing(1.0)
-        rows, columns = np.nonzero(~finite & ~block.missing & self.judged)
+        rows, columns = cells(~finite & ~block.missing & self.judged)
         return Flagged.cells(1.0, rows, columns, np.ones(len(rows)))

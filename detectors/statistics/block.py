@@ -31,6 +31,9 @@ class Block:
     categorical: tuple[Codes, ...] = ()
     keys: NDArray[np.uint64] | None = None
     """(rows,) hash of where each row comes from, by which a sample is drawn; None: of what it holds."""
+    wrong: NDArray[np.bool_] | None = None
+    """(rows, columns, the numeric ones first) True where the value had the wrong type, for example text in a numeric column, so
+    that it counts as missing; None when there is no such value."""
 
     @property
     def rows(self) -> int:
@@ -44,4 +47,5 @@ class Block:
             self.missing[rows],
             tuple(column.take(rows) for column in self.categorical),
             None if self.keys is None else self.keys[rows],
+            None if self.wrong is None else self.wrong[rows],
         )
