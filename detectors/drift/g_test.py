@@ -61,6 +61,8 @@ class GTest(DriftDetector):
             g = 2 * float(xlogy(observed, observed / expected).sum())
         freedom = len(observed) - 1
         value = float(stats.chi2.sf(g, freedom)) if freedom else 1.0
-        p, q = both.shares
         # `kl_div` adds expected - observed to each term: none is negative then, and the sum is the same.
-        return Score(value, both.exact, both.explain(kl_div(observed, expected)) or both.explain(np.abs(p - q)))
+        parts = kl_div(observed, expected)
+        if not np.isfinite(g):
+            parts = np.where(expected == 0, observed, 0.0)
+        return Score(value, both.exact, both.explain(parts))

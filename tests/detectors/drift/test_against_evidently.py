@@ -6,8 +6,10 @@ from sklearn import datasets
 
 from detectors.drift import DRIFT, default_method
 
-NUMERIC = [name for name, method in DRIFT.items() if "numeric" in method.applies_to]
-CATEGORICAL = [name for name, method in DRIFT.items() if "categorical" in method.applies_to]
+ELSEWHERE = {"fisher_exact", "g_test", "TVD", "empirical_mmd"}
+"""Evidently refuses most windows or draws at random: see test_resampled.py."""
+NUMERIC = [name for name, method in DRIFT.items() if "numeric" in method.applies_to and name not in ELSEWHERE]
+CATEGORICAL = [name for name, method in DRIFT.items() if "categorical" in method.applies_to and name not in ELSEWHERE]
 
 
 def samples(kind: str, size: int, rng: np.random.Generator, flights) -> tuple[np.ndarray, np.ndarray]:
