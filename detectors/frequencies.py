@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from detectors.distribution import Ramps, Steps, distribution
 from detectors.errors import NotApplicable
-from detectors.statistics.column import ColumnSummary
+from detectors.statistics.column import ColumnSummary, once
+from detectors.statistics.ruler import Ruler
 
 MAX_DISTINCT = 20
 """A numeric reference with at most so many distinct values is compared value by value, as Evidently does."""
@@ -62,8 +63,10 @@ def largest(parts: NDArray[np.float64], label: Callable[[int], str]) -> dict[str
     total = float(parts.sum())
     if not 0 < total < math.inf:
         return {}
-    order = np.argsort(-parts, kind="stable")[:EXPLAINED]
-    return {label(int(i)): float(parts[i]) / total for i in order if parts[i] > 0}
+    shares = parts / total
+    # What is equal but for rounding stays in its order.
+    order = np.argsort(-np.round(shares, 12), kind="stable")[:EXPLAINED].tolist()
+    return {label(i): float(shares[i]) for i in order if shares[i] > 0}
 
 
 def sturges_edges(n: float, low: float, high: float) -> NDArray[np.float64]:
@@ -80,6 +83,8 @@ def sturges_edges(n: float, low: float, high: float) -> NDArray[np.float64]:
         edges = np.linspace(low, high, math.ceil((high - low) / width) + 1 if width > 0 else 2)
     else:
         edges = 2 * np.linspace(low / 2, high / 2, math.ceil(math.log2(n) + 1.0) + 1)
+    if (edges[1:] > edges[:-1]).all():
+        return edges
     edges = np.unique(edges)
     return edges if len(edges) > 1 else np.sort([low, np.nextafter(low, 0.0)])
 
@@ -157,13 +162,22 @@ def by_bin(reference: ColumnSummary, window: ColumnSummary, distinct: float | No
     p, q = distribution(reference), distribution(window)
     below_p, below_q = p.below(inner), q.below(inner)
     if isinstance(p, Steps) and not q.exact:
-        below_q = _like_reference(p, window, inner)
+        below_q = _like_reference(reference, window, inner)
     return Frequencies(
-        np.diff(below_p, prepend=0.0, append=reference.count),
-        np.maximum(np.diff(below_q, prepend=0.0, append=window.count), 0.0),
+        _between(below_p, reference.count),
+        np.maximum(_between(below_q, window.count), 0.0),
         exact=p.exact and q.exact,
         edges=edges,
     )
+
+
+def _between(below: NDArray[np.float64], total: int) -> NDArray[np.float64]:
+    """How many values there are in each bin, from how many lie below its inner edges."""
+    counts = np.empty(len(below) + 1)
+    counts[:-1] = below
+    counts[-1] = total
+    counts[1:] -= below
+    return counts
 
 
 def union_distinct(reference: ColumnSummary, window: ColumnSummary) -> float:
@@ -178,15 +192,21 @@ def union_distinct(reference: ColumnSummary, window: ColumnSummary) -> float:
         return reference_distinct(reference) + int(np.count_nonzero(before.upto(values) == before.below(values)))
     if reference.counts is not None and window.counts is not None:
         return len({*reference.counts, *window.counts}) + (window.unlisted > 0) + (reference.unlisted > 0)
-    p, q = Ramps.of(reference), Ramps.of(window)
+    (known, rate), q = _seen(reference), Ramps.of(window)
+    return known + rate * float(q.total - q.at_ends.sum())
+
+
+@once
+def _seen(reference: ColumnSummary) -> tuple[float, float]:
+    """How many distinct values the reference has, and the rate of values that occur once among those beside the marks."""
+    p = Ramps.of(reference)
     beside = p.total - p.at_ends.sum()
     if reference.values is None:
         known, unique = float(reference.distinct or np.count_nonzero(p.at_ends) + beside), beside
     else:
         new = np.concatenate(([True], np.diff(reference.values) != 0, [True]))
         known, unique = float(np.count_nonzero(new[:-1])), float(np.count_nonzero(new[1:] & new[:-1]))
-    rate = min(unique / beside, 1.0) if beside else 0.0
-    return known + rate * float(q.total - q.at_ends.sum())
+    return known, min(unique / beside, 1.0) if beside else 0.0
 
 
 def reference_distinct(reference: ColumnSummary) -> int:
@@ -212,32 +232,55 @@ def without_zeros(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(shares == 0, smallest / 1e6 if smallest <= 1e-4 else 1e-4, shares)
 
 
-def _like_reference(reference: Steps, window: ColumnSummary, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How many values of the window are below each x, spread within a bin of the ruler as those of the reference are.
+def _like_reference(reference: ColumnSummary, window: ColumnSummary, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many values of the window are below each x, spread within a bin of the ruler as those of the whole reference are.
 
     The counts at the marks are the window's own. Where the mean of the bin is not what it is in the reference, or the reference
     has no values there, they are spread as `Ramps` does.
     """
-    assert window.ruler is not None
+    ruler, values = window.ruler, reference.values
+    assert ruler is not None
+    assert values is not None
     assert window.bins is not None
     assert window.sums is not None
-    marks = window.ruler.marks
-    j = np.searchsorted(marks, x, side="left")
+    j = np.searchsorted(ruler.marks, x, side="left")
     count = window.bins[j]
     before = np.cumsum(window.bins)[j] - count
-    start = np.concatenate(([-np.inf], marks))[j]
-    end = np.concatenate((marks, [np.inf]))[j]
-    first, here, last = reference.upto(start), reference.below(x), reference.upto(end)
-    own = Ramps.of(window).below(x)
-    like = np.zeros(len(x), np.bool_)
-    share = np.zeros(len(x))
-    for i in np.flatnonzero((count > 1) & (last > first)):
-        inside = reference.values[int(first[i]) : int(last[i])]
-        share[i] = (here[i] - first[i]) / len(inside)
+    within = _within_bins(reference) if reference.ruler is ruler else _statistics_within(values, ruler)
+    first, size, mean, std = within[:, j]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        share = (np.searchsorted(values, x, side="left") - first) / size
+        off = np.abs(window.sums[j] / count - mean)
+        width = ruler.ceilings[j] - ruler.floors[j]
         # Within three standard errors.
-        off = abs(window.sums[j[i]] / count[i] - inside.mean())
-        like[i] = off <= 3 * inside.std() * math.sqrt(1 / count[i] + 1 / len(inside)) + 1e-6 * (end[i] - start[i])
-    return np.where(like, before + share * count, own)
+        like = (count > 1) & (size > 0) & (off <= 3 * std * np.sqrt(1 / count + 1 / size) + 1e-6 * width)
+    return np.where(like, before + share * count, Ramps.of(window).below(x))
+
+
+@once
+def _within_bins(reference: ColumnSummary) -> NDArray[np.float64]:
+    """`_statistics_within` of a whole reference on its own ruler."""
+    assert reference.values is not None
+    assert reference.ruler is not None
+    return _statistics_within(reference.values, reference.ruler)
+
+
+def _statistics_within(values: NDArray[np.float64], ruler: Ruler) -> NDArray[np.float64]:
+    """(4, bins) of sorted values: how many are in earlier bins, how many in the bin, their mean and standard deviation."""
+    cuts = np.concatenate(([0], np.searchsorted(values, ruler.marks, side="right"), [len(values)]))
+    size = np.diff(cuts)
+    filled = np.flatnonzero(size)
+    first, times = cuts[filled], size[filled]
+    found = np.zeros((4, ruler.size))
+    found[0], found[1] = cuts[:-1], size
+    with np.errstate(over="ignore", invalid="ignore"):
+        # From the bin's first value on, which loses no digits.
+        far = values - np.repeat(values[first], times)
+        mean = np.add.reduceat(far, first) / times
+        far -= np.repeat(mean, times)
+        found[2, filled] = values[first] + mean
+        found[3, filled] = np.sqrt(np.add.reduceat(far * far, first) / times)
+    return found
 
 
 def _distinct(ordered: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -126,8 +126,9 @@ class Ruler:
         return counts, places
 
     def sums(self, counts: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(size,) the sum of the values of each bin, from what `tally` gives."""
-        return self._origin * counts + self._unit * places
+        """(size,) the sum of the values of each bin, from what `tally` gives; infinite or NaN where it is beyond the range of floats."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._origin * counts + self._unit * places
 
 
 def _histogram_edges(n: int, low: float, high: float) -> NDArray[np.float64]:
