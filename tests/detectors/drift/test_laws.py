@@ -176,6 +176,9 @@ def test_sturges_edges_are_numpys(n, low, width):
     np.testing.assert_array_equal(sturges_edges(len(values), low, high), expected)
 
 
+# The oracle counts lattice paths; where they are all but sure, its share of them may round to more than 1, and it says so.
+@pytest.mark.filterwarnings("ignore:ks_2samp. Exact calculation unsuccessful:RuntimeWarning")
+@example(reference=np.arange(200.0) % 41, window=np.append(np.arange(199.0) % 41, 0.0))
 @given(reference=numbers(tame, 50, 400), window=numbers(tame, 50, 400))
 @settings(max_examples=40)
 def test_ks_from_the_ruler_is_within_the_mass_of_one_bin(sketched, sketched_both, reference, window):
