@@ -86,11 +86,15 @@ class DriftDetector(Settings):
         with np.errstate(over="ignore"):
             score = self.score(reference, window)
         value = min(score.value, sys.float_info.max)
-        beyond = value - self.threshold
+        drifted = self.is_drift(value) or self._shifted_out(reference, window)
+        return Verdict(value, self.threshold, drifted, score.exact, score.explanation)
+
+    def is_drift(self, score: float) -> bool:
+        """Whether a score is on the far side of the threshold."""
+        beyond = score - self.threshold
         if self.direction == "p-value":
             beyond = -beyond
-        drifted = beyond > 0 or (beyond == 0 and not self.strict) or self._shifted_out(reference, window)
-        return Verdict(value, self.threshold, drifted, score.exact, score.explanation)
+        return beyond > 0 or (beyond == 0 and not self.strict)
 
     def score(self, reference: "ColumnSummary", window: "ColumnSummary") -> Score:
         """The p-value or distance of two columns that both hold at least one value."""

@@ -1,22 +1,26 @@
 """A baseline: what the training data looked like, on the rulers that every window is counted on."""
 
 import hashlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from detectors.errors import SummaryFormatError
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.comoments import CoMoments
 from detectors.statistics.ruler import Ruler
+from detectors.statistics.sample import RowSample
 from detectors.statistics.table import Plan
 from reference.schema import Column, Model, Schema
 
 Source = Literal["request", "response"]
 SOURCES: tuple[Source, ...] = ("request", "response")
-_MAGIC = b"DLB1"
+Table = Literal["request", "response", "score"]
+"""What is summed up of a window: the instances, the predictions, and the scores that outlier models give the instances."""
+_MAGIC = b"DLB2"
 FEW_VALUES = 20
 """A numeric column with at most so many distinct values is counted value by value, as Evidently treats it."""
 
@@ -37,6 +41,12 @@ class Baseline:
     """Prediction -> its summary; only those that the training table had."""
     comoments: CoMoments | None = None
     """Of the numeric features, in the order of `request`."""
+    score: dict[str, ColumnSummary] = field(default_factory=dict)
+    """Learnt outlier detector -> summary of its scores of rows that it has not seen."""
+    models: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict, compare=False)
+    """Key of a learnt outlier detector -> its model."""
+    samples: dict[Source, RowSample] = field(default_factory=dict, compare=False)
+    """Some rows of the features, and of the predictions."""
     created: str = field(default="", compare=False)
     """RFC 3339; not part of the version."""
 
@@ -45,9 +55,9 @@ class Baseline:
         """12 hexadecimal digits of the SHA-256 of the content."""
         return hashlib.sha256(self._content()).hexdigest()[:12]
 
-    def columns(self, source: Source) -> dict[str, ColumnSummary]:
-        """Of the features, or of the predictions."""
-        return self.request if source == "request" else self.response
+    def columns(self, source: Table) -> dict[str, ColumnSummary]:
+        """Of the features, of the predictions, or of the outlier models' scores."""
+        return {"request": self.request, "response": self.response, "score": self.score}[source]
 
     def lacking(self, schema: Schema, source: Source) -> list[str]:
         """What this baseline does not know of a schema, in words; empty when it fits."""
@@ -67,7 +77,7 @@ class Baseline:
             *(text for text in self.lacking(model.response_schema, "response") if "is missing" not in text),
         ]
 
-    def plan(self, schema: Schema, source: Source, *, percentiles: bool = True, comoments: bool = True) -> Plan:
+    def plan(self, schema: Schema, source: Table, *, percentiles: bool = True, comoments: bool = True) -> Plan:
         """What is counted of the columns of a schema, on this baseline's rulers.
 
         A column that the baseline does not know (a prediction that the training table had not) is counted on a ruler
@@ -86,6 +96,12 @@ class Baseline:
             "comoments": None
             if self.comoments is None
             else (self.comoments.n, self.comoments.mean.tobytes(), self.comoments.c.tobytes()),
+            "score": [_pack(column) for column in self.score.values()],
+            "models": {
+                key: {name: (array.shape, array.tobytes()) for name, array in sorted(model.items())}
+                for key, model in sorted(self.models.items())
+            },
+            "samples": {source: (sample.size, *sample.packed()) for source, sample in sorted(self.samples.items())},
         }
         return msgspec.msgpack.encode(body)
 
@@ -97,7 +113,9 @@ class Baseline:
     def from_bytes(cls, data: bytes) -> "Baseline":
         """Read the binary form back; raises SummaryFormatError when it is none."""
         if data[:4] != _MAGIC:
-            msg = f"these bytes begin with {data[:4]!r}, a baseline of this version begins with {_MAGIC!r}"
+            msg = (
+                f"these bytes begin with {data[:4]!r}, a baseline of this version begins with {_MAGIC!r}: build it anew"
+            )
             raise SummaryFormatError(msg)
         try:
             created, content = msgspec.msgpack.decode(data[4:], type=tuple[str, bytes])
@@ -108,14 +126,22 @@ class Baseline:
                 n, mean, c = body["comoments"]
                 means = np.frombuffer(mean)
                 comoments = CoMoments(n, means, np.frombuffer(c).reshape(len(means), len(means)))
+            samples = {source: _unpacked_sample(*packed) for source, packed in body["samples"].items()}
+            response = {column.name: column for column in map(_unpack, body["response"])}
             return cls(
-                body["model"],
-                body["modelVersion"],
-                body["rows"],
-                request,
-                {column.name: column for column in map(_unpack, body["response"])},
-                comoments,
-                created,
+                model=body["model"],
+                model_version=body["modelVersion"],
+                rows=body["rows"],
+                request=with_sample(request, samples.get("request")),
+                response=with_sample(response, samples.get("response")),
+                comoments=comoments,
+                score={column.name: column for column in map(_unpack, body["score"])},
+                models={
+                    key: {name: np.frombuffer(data).reshape(shape) for name, (shape, data) in model.items()}
+                    for key, model in body["models"].items()
+                },
+                samples=samples,
+                created=created,
             )
         except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
             msg = f"these {len(data)} bytes are not a whole baseline: {error}"
@@ -148,11 +174,28 @@ def _listed(column: Column, known: ColumnSummary | None) -> frozenset[str]:
     return declared | seen  # type: ignore[operator] # strings, because the column is categorical
 
 
-_ARRAYS = {"values": np.float64, "sample": np.float64, "bins": np.int64, "sums": np.float64}
+_ARRAYS = {"values": np.float64, "bins": np.int64, "sums": np.float64}
+
+
+def _unpacked_sample(size: int, keys: bytes, numeric: bytes, categorical: list[list[str | None]]) -> RowSample:
+    rows = len(keys) // np.dtype(np.uint64).itemsize
+    return RowSample.unpacked(size, len(numeric) // 8 // rows if rows else 0, keys, numeric, categorical)
+
+
+def with_sample(columns: dict[str, ColumnSummary], sample: RowSample | None) -> dict[str, ColumnSummary]:
+    """The numeric columns that do not have every value get those of the sampled rows."""
+    if sample is None:
+        return columns
+    numeric = [name for name, column in columns.items() if column.type == "numeric"]
+    return columns | {
+        name: replace(columns[name], sample=sample.values(j))
+        for j, name in enumerate(numeric)
+        if columns[name].values is None
+    }
 
 
 def _pack(column: ColumnSummary) -> dict[str, Any]:
-    packed = {f.name: getattr(column, f.name) for f in fields(column)}
+    packed = {f.name: getattr(column, f.name) for f in fields(column) if f.name != "sample"}
     packed["ruler"] = None if column.ruler is None else column.ruler.marks.tobytes()
     for name in _ARRAYS:
         if packed[name] is not None:

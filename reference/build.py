@@ -1,21 +1,25 @@
 """Build a baseline from a training table: rulers first, then the same fold and merge that windows get."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from detectors.base import FittingColumn, LearnedOutlierDetector
+from detectors.errors import NotApplicable
 from detectors.statistics.block import Block
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.comoments import CoMoments
 from detectors.statistics.ruler import Ruler
+from detectors.statistics.sample import RowSample, mixed
 from detectors.statistics.table import Plan, TableSummary, summarise
-from reference.baseline import FEW_VALUES, Baseline
+from reference.baseline import FEW_VALUES, Baseline, Source, with_sample
 from reference.errors import UnusableData
-from reference.schema import Model, Schema
+from reference.schema import Column, Model, Schema
 from reference.settings import Reference
 from reference.table import blocks
 
@@ -24,6 +28,7 @@ def build(
     table: pa.Table,
     model: Model,
     settings: Reference,
+    learned: Sequence[LearnedOutlierDetector] = (),
     progress: Callable[[float], None] = lambda _: None,
 ) -> Baseline:
     """The baseline of a training table.
@@ -32,13 +37,16 @@ def build(
     ----------
     table
         One row an instance; columns named like the model's features and, where it has them, predictions.
+    learned
+        Outlier detectors whose models are learnt from the features.
     progress
         Told the share that is done, 0 to 1.
 
     Raises
     ------
     UnusableData
-        When the table has no rows, lacks a feature, or holds text where the model says numeric.
+        When the table has no rows, lacks a feature, holds text where the model says numeric, or is too small or too plain for
+        an outlier model.
     """
     absent = [column.name for column in model.features if column.name not in table.column_names]
     if absent:
@@ -48,20 +56,87 @@ def build(
         msg = "the training table has no rows: a baseline needs some"
         raise UnusableData(msg)
     predictions = Schema(tuple(column for column in model.predictions if column.name in table.column_names))
-    request, comoments = _columns(table, model.request_schema, settings, lambda done: progress(done * 0.9))
-    response, _ = _columns(table, predictions, settings, lambda done: progress(0.9 + done * 0.1))
+    features, outputs = list(blocks(table, model.request_schema)), list(blocks(table, predictions))
+    counting = 0.5 if learned else 0.9
+    request, comoments = _columns(features, model.request_schema, settings, lambda done: progress(done * counting))
+    response, _ = _columns(outputs, predictions, settings, lambda done: progress(counting + done * 0.1))
+    samples: dict[Source, RowSample] = {"request": _sample(features, settings.sample_rows)}
+    if len(predictions):
+        samples["response"] = _sample(outputs, settings.sample_rows)
+    models, score = _models(
+        features, model.request_schema, request, settings, learned, lambda done: progress(counting + 0.1 + done * 0.4)
+    )
     assert model.name is not None  # a ModelMonitor fills it in
-    created = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return Baseline(model.name, model.version, table.num_rows, request, response, comoments, created)
+    return Baseline(
+        model.name,
+        model.version,
+        table.num_rows,
+        with_sample(request, samples.get("request")),
+        with_sample(response, samples.get("response")),
+        comoments,
+        score,
+        models,
+        samples,
+        created=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    )
+
+
+def _sample(parts: Sequence[Block], size: int) -> RowSample:
+    """Rows chosen by a hash of their number in the table; in the order of that hash, so shuffled."""
+    total, first = None, 0
+    for part in parts:
+        keys = mixed(np.arange(first, first + part.rows, dtype=np.uint64))
+        one = RowSample.of(replace(part, keys=keys), size)
+        total = one if total is None else total + one
+        first += part.rows
+    assert total is not None  # a table without rows was refused
+    return total
+
+
+_UNSEEN = 0.2
+"""Share of the rows that no model learns from."""
+
+
+def _models(
+    parts: Sequence[Block],
+    schema: Schema,
+    known: dict[str, ColumnSummary],
+    settings: Reference,
+    learned: Sequence[LearnedOutlierDetector],
+    progress: Callable[[float], None],
+) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, ColumnSummary]]:
+    """The outlier models by their keys, and the summaries of the scores that they give rows they have not seen."""
+    if not learned:
+        return {}, {}
+    numbers = [Block(part.numeric, part.missing) for part in parts]
+    rows = _sample(numbers, settings.learning_rows).numeric
+    kept_back = max(int(len(rows) * _UNSEEN), 1)
+    unseen, seen = rows[:kept_back], np.where(np.isfinite(rows[kept_back:]), rows[kept_back:], np.nan)
+    asked = Block(np.asfortranarray(unseen), np.isnan(unseen))
+    columns = [FittingColumn(known[column.name], column.min, column.max) for column in schema.in_block_order]
+    models, scores = {}, []
+    for done, detector in enumerate(learned, 1):
+        try:
+            model = detector.learn(seen)
+            scores.append(detector.fitted(columns, model).score(asked))
+        except NotApplicable as error:
+            msg = f"outliers.detectors: {detector.name!r} cannot learn from this table: {error}"
+            raise UnusableData(msg) from None
+        models[detector.key] = model
+        progress(done / len(learned))
+    values = np.asfortranarray(np.column_stack(scores))
+    made = Schema(tuple(Column(name=detector.name, type="numeric") for detector in learned))
+    summaries, _ = _columns([Block(values, np.isnan(values))], made, settings, lambda _: None)
+    return models, summaries
 
 
 def _columns(
-    table: pa.Table, schema: Schema, settings: Reference, progress: Callable[[float], None]
+    parts: Sequence[Block], schema: Schema, settings: Reference, progress: Callable[[float], None]
 ) -> tuple[dict[str, ColumnSummary], CoMoments | None]:
     """The summary of every column of one schema."""
     if not len(schema):
         return {}, None
-    parts = list(blocks(table, schema))
+    rows = sum(part.rows for part in parts)
     ordered = [_sorted_values(parts, j) for j in range(len(schema.numeric))]
     rulers = tuple(Ruler.of(values, settings.resolution) for values in ordered)
     few = {j: frozenset(known) for j, values in enumerate(ordered) if (known := _few_values(values)) is not None}
@@ -73,14 +148,14 @@ def _columns(
         listed=tuple(frozenset(column.categories or ()) for column in schema.categorical),
         percentiles=False,  # the reference's are exact: its values, or its ruler's marks
         comoments=len(schema.numeric) > 1,
-        max_categories=max(table.num_rows, 1),  # all of them: they are in memory anyhow
+        max_categories=max(rows, 1),  # all of them: they are in memory anyhow
     )
     total = TableSummary.empty(plan)
     for done, part in enumerate(parts, 1):
         total += summarise(plan, part)
         progress(done / len(parts))
     kept = {
-        column.name: (values if table.num_rows <= settings.raw_rows else None, _distinct(values))
+        column.name: (values if rows <= settings.raw_rows else None, _distinct(values))
         for column, values in zip(schema.numeric, ordered, strict=True)
     }
     columns = {}
@@ -106,7 +181,7 @@ def _most_frequent(column: ColumnSummary, cap: int, declared: frozenset[str]) ->
     return replace(column, counts=kept, unlisted=column.unlisted + sum(counts[key] for key in dropped))
 
 
-def _sorted_values(parts: list[Block], column: int) -> np.ndarray:
+def _sorted_values(parts: Sequence[Block], column: int) -> np.ndarray:
     values = np.concatenate([part.numeric[:, column] for part in parts])
     return np.sort(values[np.isfinite(values)])
 

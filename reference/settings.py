@@ -17,6 +17,11 @@ class Reference(Settings):
     """Marks of a numeric column's ruler: a bin holds about 1/resolution of the reference."""
     raw_rows: int = Field(default=100_000, ge=0)
     """Up to so many rows the baseline keeps every value, so that exact tests stay exact."""
+    sample_rows: int = Field(default=10_000, ge=1000, le=100_000)
+    """Rows that the baseline keeps, chosen at random: for methods that compare rows, or whole columns of larger tables."""
+    learning_rows: int = Field(default=100_000, ge=1000)
+    """Rows that outlier models are learnt from, chosen at random. A fifth of them is kept back, for the models' scores on rows that they
+    have not seen."""
     max_categories: int = Field(default=1000, ge=2)
     """Categories of a column that the baseline counts one by one, the most frequent ones; all others are one, `(other)`.
 

@@ -1,7 +1,8 @@
 """What one body means: V1 and V2 of KServe's protocols, and the values in them; the other half of `streaming.protocol`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from reference.category import category
@@ -151,8 +152,21 @@ def number(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def values(rows: list[Sequence[Any]], schema: Schema) -> list[list[Any]]:
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A value that its column cannot hold, kept as such."""
+
+    shown: str
+    """What was sent, shortened."""
+
+
+def values(rows: list[Sequence[Any]], schema: Schema, *, keep_wrong: bool = False) -> list[list[Any]]:
     """The rows with every value as its column holds it: a float, a text, or None where missing.
+
+    Parameters
+    ----------
+    keep_wrong
+        Whether a value that does not fit stays as a `Wrong`.
 
     Raises
     ------
@@ -169,8 +183,17 @@ def values(rows: list[Sequence[Any]], schema: Schema) -> list[list[Any]]:
         try:
             read.append([None if cell is None else reader(cell) for reader, cell in zip(readers, row, strict=True)])
         except TypeError:
-            raise _wrong_type(index, row, schema) from None
+            if not keep_wrong:
+                raise _wrong_type(index, row, schema) from None
+            read.append([_or_wrong(reader, cell) for reader, cell in zip(readers, row, strict=True)])
     return read
+
+
+def _or_wrong(reader: Callable[[Any], Any], cell: Any) -> Any:
+    try:
+        return None if cell is None else reader(cell)
+    except TypeError:
+        return Wrong(shown(cell))
 
 
 def _wrong_type(index: int, row: Sequence[Any], schema: Schema) -> Refused:

@@ -8,7 +8,7 @@ not grow with traffic.
 import base64
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from detectors.base import Flagged
 from detectors.settings import format_duration
 from detectors.statistics.block import Block
+from detectors.statistics.sample import mixed
 from detectors.statistics.table import summarise
-from reference.baseline import SOURCES, Source
+from reference.baseline import SOURCES, Source, Table
 from streaming.frontier import Frontiers, Key
 from streaming.headers import nested
 from streaming.messages import Decoded, Reason, Rejected, Rows
+from streaming.observations import Observations
 from streaming.pane import Pane, rfc3339
 from streaming.reports import DeadLetter, Outlier, OutlierFeature
+from streaming.series import Series
 from streaming.worker import Task, Worker, worker
 
 PANE, LATE, CLOCK, RECORD = 0, 1, 2, 3
@@ -178,10 +181,15 @@ class _Fold:
         starts = decoded.times // me.pane * me.pane
         flagged = np.zeros(batch.num_rows, np.int64)
         for source, rows in zip(SOURCES, (decoded.requests, decoded.responses), strict=True):
-            kept = _of(rows, good) if future.any() else rows
+            kept = self._keyed(_of(rows, good) if future.any() else rows)
             if kept.block.rows:
-                flagged = flagged + self._outliers(source, kept, decoded)
-                self._summarise(source, kept, starts)
+                by_detector = self._outliers(source, kept, decoded)
+                flagged = flagged + self._flagged_of_each_message(kept, by_detector.values())
+                self._summarise(source, kept.block, starts[kept.message])
+                scores = self._scores(kept.block) if source == "request" and me.models else None
+                if scores is not None:
+                    self._summarise("score", scores, starts[kept.message])
+                self._observe(source, kept, scores, by_detector, decoded.times, starts)
         for start, messages in _groups(starts, np.flatnonzero(good)):
             counted = replace(me.no_rows, messages=len(messages), outliers=int(flagged[messages].sum()))
             if start <= self.behind:
@@ -198,34 +206,98 @@ class _Fold:
         for partition in np.unique(partitions[good]).tolist():
             self.out.newest[partition] = int(times[good & (partitions == partition)].max())
 
-    def _summarise(self, source: Source, rows: Rows, starts: NDArray[np.int64]) -> None:
-        """Add each pane's part of the rows to its partial summary."""
+    def _keyed(self, rows: Rows) -> Rows:
+        """The rows with hashes of where they come from, when a sample is to be drawn by them."""
+        if not self.me.keyed:
+            return rows
+        partitions = self.batch["partition"].to_numpy(zero_copy_only=False)[rows.message].astype(np.uint64)
+        offsets = self.batch["offset"].to_numpy(zero_copy_only=False)[rows.message].astype(np.uint64)
+        keys = mixed(mixed(offsets ^ (partitions << np.uint64(48))) ^ rows.instance.astype(np.uint64))
+        return replace(rows, block=replace(rows.block, keys=keys))
+
+    def _scores(self, block: Block) -> Block:
+        """What the learnt outlier detectors say of each instance, a column each."""
+        values = np.column_stack([model.score(block) for model in self.me.models.values()])
+        values = np.asfortranarray(values)
+        return Block(values, np.isnan(values), keys=block.keys)
+
+    def _summarise(self, table: Table, block: Block, of_row: NDArray[np.int64]) -> None:
+        """Add each pane's part of the rows to its partial summary.
+
+        Parameters
+        ----------
+        of_row
+            (rows,) start of each row's pane.
+        """
         me = self.me
-        plan = me.plans.request if source == "request" else me.plans.response
-        of_row = starts[rows.message]
+        plan = me.plans.of(table)
         whole = len(of_row) and of_row.min() == of_row.max()
         groups = [(int(of_row[0]), slice(None))] if whole else _groups(of_row, np.arange(len(of_row)))
         for start, picked in groups:
-            summary = summarise(plan, rows.block if whole else rows.block.take(picked))
-            pane = (
-                replace(me.no_rows, requests=summary) if source == "request" else replace(me.no_rows, responses=summary)
-            )
+            pane = me.no_rows.with_table(table, summarise(plan, block if whole else block.take(picked)))
             if start <= self.behind:
                 self.out.add_late(start, pane, [])
             else:
                 self.out.add(start, pane)
 
-    def _outliers(self, source: Source, rows: Rows, decoded: Decoded) -> NDArray[np.int64]:
-        """(messages,) how many instances of each message at least one detector flags; their records are noted."""
-        some = []
+    def _outliers(self, source: Source, rows: Rows, decoded: Decoded) -> dict[str, NDArray[np.int64]]:
+        """Detector -> the rows that it flags; their records are noted."""
+        found = {}
         for detector in self.me.outliers[source]:
             flagged = detector.flag(rows.block)
+            found[detector.name] = flagged.rows
             if len(flagged.rows):
-                some.append(flagged.rows)
                 self._record(source, detector.name, flagged, rows, decoded)
+        return found
+
+    def _flagged_of_each_message(self, rows: Rows, flagged: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """(messages,) how many instances of each message at least one detector flags."""
+        some = [each for each in flagged if len(each)]
         if not some:
             return np.zeros(self.batch.num_rows, np.int64)
         return np.bincount(rows.message[np.unique(np.concatenate(some))], minlength=self.batch.num_rows)
+
+    def _observe(
+        self,
+        source: Source,
+        rows: Rows,
+        scores: Block | None,
+        flagged: dict[str, NDArray[np.int64]],
+        times: NDArray[np.int64],
+        starts: NDArray[np.int64],
+    ) -> None:
+        """Add each pane's part of the numbers that sequential detectors watch."""
+        me = self.me
+        if not me.series:
+            return
+        columns = [self._numbers(series, source, rows.block, scores, flagged) for series in me.series]
+        assert rows.block.keys is not None  # rows have keys when series are watched
+        none = Observations.none()
+        for start, picked in _groups(starts[rows.message], np.arange(rows.block.rows)):
+            when, keys = times[rows.message[picked]], rows.block.keys[picked]
+            seen = tuple(none if numbers is None else Observations(when, keys, numbers[picked]) for numbers in columns)
+            pane = replace(me.no_rows, observations=seen)
+            if start <= self.behind:
+                self.out.add_late(start, pane, [])
+            else:
+                self.out.add(start, pane)
+
+    def _numbers(
+        self, series: Series, source: Source, block: Block, scores: Block | None, flagged: dict[str, NDArray[np.int64]]
+    ) -> NDArray[np.float64] | None:
+        """(rows,) a series' number of each instance; None where it is not of this source."""
+        if series.outliers is not None:
+            if source != "request":
+                return None
+            ones = np.zeros(block.rows)
+            ones[flagged[series.outliers]] = 1.0
+            return ones
+        for table, numbers in ((source, block), ("score", scores)):
+            if numbers is not None:
+                names = [column.name for column in self.me.schema(table).numeric]  # type: ignore[arg-type]
+                if series.column in names:
+                    return numbers.numeric[:, names.index(series.column)]
+        return None
 
     def _record(self, source: Source, detector: str, flagged: Flagged, rows: Rows, decoded: Decoded) -> None:
         me, block, topic = self.me, rows.block, self.topics.inference
@@ -238,7 +310,7 @@ class _Fold:
             features = [
                 OutlierFeature(
                     name=columns[j].name,
-                    value=_value(block, row, j),
+                    value=rows.wrong.get((row, j)) or _value(block, row, j),
                     low=_finite(flagged.low[cell]),
                     high=_finite(flagged.high[cell]),
                     contribution=float(flagged.contributions[cell]),
@@ -334,7 +406,7 @@ def _groups(of: NDArray[np.int64], among: NDArray[np.int64]) -> Iterator[tuple[i
 def _of(rows: Rows, good: NDArray[np.bool_]) -> Rows:
     """The rows of the good messages."""
     kept = np.flatnonzero(good[rows.message])
-    return Rows(rows.message[kept], rows.instance[kept], rows.block.take(kept))
+    return rows.take(kept)
 
 
 def _value(block: Block, row: int, column: int) -> float | str | None:

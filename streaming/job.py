@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from detectors.errors import NotApplicable
 from reference.files import write_whole
 from reference.store import CURRENT, Store
 from streaming.errors import BaselineMismatch, IncompatibleCheckpoint
@@ -84,13 +85,29 @@ def _absolute(place: str) -> str:
 
 
 def check_baseline(monitor: ModelMonitor, version: str) -> None:
-    """Raise BaselineMismatch when the baseline does not know a feature of the model, or knows a column as another type."""
-    lacking = Store(monitor.spec.reference.store).load(monitor.name, version).misfits(monitor.spec.model)
+    """Raise BaselineMismatch when a baseline does not know all that the ModelMonitor asks of it.
+
+    That is a feature, its type, an outlier model, or enough rows for a multivariate method.
+    """
+    from streaming.worker import Worker
+
+    baseline = Store(monitor.spec.reference.store).load(monitor.name, version)
+    lacking = baseline.misfits(monitor.spec.model)
     if lacking:
         raise BaselineMismatch(
             f"baseline {version} of model {monitor.name!r} does not fit the ModelMonitor: {'; '.join(lacking)}; "
             "build one from a table that has all features",
         )
+    unlearnt = [detector.name for detector in monitor.spec.outliers.learned if detector.key not in baseline.models]
+    if unlearnt:
+        raise BaselineMismatch(
+            f"baseline {version} of model {monitor.name!r} has no model of the outlier detectors {', '.join(unlearnt)} with these "
+            "settings: build it anew with 'driftline reference build'",
+        )
+    try:
+        Worker(monitor, baseline, version, 0).prepare()
+    except NotApplicable as error:
+        raise BaselineMismatch(f"baseline {version} of model {monitor.name!r} cannot be used: {error}") from None
 
 
 def pinned_baseline(monitor: ModelMonitor) -> str:
@@ -106,6 +123,7 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
     """
     fs, root = fsspec.core.url_to_fs(monitor.spec.job.checkpoint)
     path = f"{root}/driftline/stamp.json"
+    drift = monitor.spec.drift
     wanted = {
         "version": _STAMP_VERSION,
         "model": monitor.name,
@@ -116,6 +134,11 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
         "statePartitions": monitor.spec.job.state_partitions,
         "percentiles": bool({"percentiles", "iqr"} & set(monitor.spec.statistics.metrics)),
         "comoments": bool({"covariance", "correlation"} & set(monitor.spec.statistics.metrics)),
+        "distinct": "distinct" in monitor.spec.statistics.metrics,
+        "sampleRows": drift.sample_rows if drift.needs_sample() else 0,
+        "multivariate": [detector.model_dump(mode="json", by_alias=True) for detector in drift.multivariate],
+        "series": [series.key for series in monitor.spec.sequential if series.of_instances],
+        "learned": sorted(detector.key for detector in monitor.spec.outliers.learned),
     }
     try:
         stamp = json.loads(fs.cat_file(path))

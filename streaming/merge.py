@@ -60,6 +60,10 @@ class Head(msgspec.Struct, array_like=True):
     """Late messages that no final report tells of yet."""
     timer: int | None = None
     """When the key wants to be woken, processing time, ms."""
+    drifted: int = 0
+    """Final windows in a row that drifted, up to the last one."""
+    sequential: dict[str, bytes] = msgspec.field(default_factory=dict)
+    """`Series.key` -> state of its detector."""
 
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
@@ -155,11 +159,15 @@ class Merge:
     def _report(self, start: int, window: _Open, *, final: bool) -> Iterator[tuple[str, bytes]]:
         window.revision, window.reported, window.changed = window.revision + 1, self.now, False
         status = "final" if final else "provisional"
-        report = Report(self.segment, start, status, window.revision, self.head.late)  # type: ignore[arg-type]
-        if final:
-            self.head.late = 0
+        head = self.head
+        report = Report(self.segment, start, status, window.revision, head.late, head.drifted)  # type: ignore[arg-type]
         whole = self.panes.sum(range(start, start + self.me.duration, self.me.pane))
-        yield from published(self.me, report, whole)
+        # Nothing more can come to the window's first pane: all windows that hold it close with this one.
+        first = self.panes.get(start) or self.me.no_rows
+        out = published(self.me, report, whole, head.sequential, first.observations)
+        if final:
+            head.late, head.drifted = 0, out.drifted
+        yield from out.records
 
 
 class Panes:

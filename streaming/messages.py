@@ -90,10 +90,14 @@ class Decoder:
         What the model takes and answers, its names filled in.
     max_bytes
         A longer value is refused unread.
+    keep_wrong
+        Whether a value of the wrong type is a cell like any other, marked in `Block.wrong` and missing for all else, instead of a
+        reason to refuse the message.
     """
 
-    def __init__(self, model: Model, *, max_bytes: int = 1 << 20) -> None:
+    def __init__(self, model: Model, *, max_bytes: int = 1 << 20, keep_wrong: bool = False) -> None:
         self.max_bytes = max_bytes
+        self.keep_wrong = keep_wrong
         self.protocol = model.protocol
         self.service = model.inference_service or model.name
         self.schemas: dict[Kind, Schema] = {"request": model.request_schema, "response": model.response_schema}
@@ -369,7 +373,7 @@ class _Batch:
             if len(schema):
                 body = parse_json(value) if door in ("request", "response") else body_of(event.body)
                 arrangement, _ = arranged(body, kind, schema, self.decoder.protocol)
-                rows = values(arrangement, schema)
+                rows = values(arrangement, schema, keep_wrong=self.decoder.keep_wrong)
         except Refused as refused:
             self._reject(message, refused.reason, refused.text, time)
             return False

@@ -219,16 +219,12 @@ def _percent(share: float) -> str:
     return f"{share:.0%}".replace("%", "\u202f%")
 
 
-def _columns_in(drift: Drift) -> int:
-    return len({(column.source, column.name) for column in drift.columns})
-
-
 def _plural(number: int, noun: str) -> str:
     return f"{_figure(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _feature(source: str, name: str) -> str:
-    return name if source == "request" else f"{name} (answer)"
+    return {"request": name, "response": f"{name} (answer)", "score": f"{name} (outlier score)"}[source]
 
 
 def _scored(column: ColumnDrift) -> str:
@@ -305,7 +301,7 @@ def _verdict(segment: str, windows: dict[Key, Entry]) -> Markup:
     if latest is None:
         return el("div", name, el("p", "Statistics only: no drift method is configured."), class_="verdict")
     key, drift = latest
-    total = _columns_in(drift)
+    total = drift.judged_columns
     if drift.drifted:
         mark, words = "▲", f"Drift: {drift.drifted_columns} of {_plural(total, 'feature')}"
     elif drift.drifted_columns:
@@ -449,7 +445,7 @@ def _timeline(columns: Sequence[_Column]) -> Markup:
         key, drift = column.worst
         threshold = drift.share_threshold
         x, size = _LEFT + number * step, max(drift.share * height, 2.0)
-        words = f"{_span(key)} UTC: {drift.drifted_columns} of {_plural(_columns_in(drift), 'feature')} drifted"
+        words = f"{_span(key)} UTC: {drift.drifted_columns} of {_plural(drift.judged_columns, 'feature')} drifted"
         if len(column.windows) > 1:
             words += f" (the worst of {len(column.windows)} windows)"
         if column.open:

@@ -1,24 +1,34 @@
 """A pane: what one slide's worth of event time holds, mergeable; windows are sums of panes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from detectors.errors import SummaryFormatError
 from detectors.statistics.table import Plan, TableSummary
-from reference.baseline import Source
+from reference.baseline import Table
+from streaming.observations import Observations
 
+_Packed = tuple[tuple[bytes, bytes, bytes], int, int, int, list[tuple[bytes, bytes, bytes]]]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """What is counted of requests and of responses."""
+    """What is counted of requests, of responses, and of the scores that outlier models give requests."""
 
     request: Plan
     response: Plan
+    score: Plan
+    series: int = 0
+    """How many series of instances are watched."""
+
+    def of(self, table: Table) -> Plan:
+        """One of them."""
+        plan: Plan = getattr(self, table)
+        return plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,50 +37,72 @@ class Pane:
 
     requests: TableSummary
     responses: TableSummary
+    scores: TableSummary
     messages: int = 0
     """Messages that are in the summaries."""
     dead: int = 0
     """Messages of this time that went to the dead-letter topic."""
     outliers: int = 0
     """Instances that at least one detector flagged."""
+    observations: tuple[Observations, ...] = ()
+    """Of each series of instances that a sequential detector watches."""
 
     @classmethod
     def empty(cls, plans: Plans) -> "Pane":
         """Of no messages: the neutral element of `+`."""
-        return cls(TableSummary.empty(plans.request), TableSummary.empty(plans.response))
+        return cls(
+            TableSummary.empty(plans.request),
+            TableSummary.empty(plans.response),
+            TableSummary.empty(plans.score),
+            observations=(Observations.none(),) * plans.series,
+        )
 
     def __add__(self, other: "Pane") -> "Pane":
         return Pane(
             self.requests + other.requests,
             self.responses + other.responses,
+            self.scores + other.scores,
             self.messages + other.messages,
             self.dead + other.dead,
             self.outliers + other.outliers,
+            tuple(a + b for a, b in zip(self.observations, other.observations, strict=True)),
         )
 
-    def tables(self) -> Iterator[tuple[Source, TableSummary]]:
-        """Both summaries, by what they are of."""
+    def tables(self) -> Iterator[tuple[Table, TableSummary]]:
+        """The summaries, by what they are of."""
         yield "request", self.requests
         yield "response", self.responses
+        yield "score", self.scores
+
+    def with_table(self, table: Table, summary: TableSummary) -> "Pane":
+        """The same with another summary."""
+        if table == "request":
+            return replace(self, requests=summary)
+        return replace(self, responses=summary) if table == "response" else replace(self, scores=summary)
 
     def to_bytes(self) -> bytes:
-        """MessagePack of the two summaries' binary forms and the counts."""
-        return msgspec.msgpack.encode(
-            (self.requests.to_bytes(), self.responses.to_bytes(), self.messages, self.dead, self.outliers),
-        )
+        """MessagePack of the summaries' binary forms and the counts."""
+        tables = [summary.to_bytes() for _, summary in self.tables()]
+        series = [observations.packed() for observations in self.observations]
+        return msgspec.msgpack.encode((tables, self.messages, self.dead, self.outliers, series))
 
     @classmethod
     def from_bytes(cls, data: bytes, plans: Plans) -> "Pane":
         """Read the binary form back; raises SummaryFormatError or IncompatibleSummaries as `TableSummary.from_bytes`."""
         try:
-            requests, responses, *counts = msgspec.msgpack.decode(data, type=tuple[bytes, bytes, int, int, int])
+            tables, messages, dead, outliers, series = msgspec.msgpack.decode(data, type=_Packed)
         except msgspec.MsgspecError as error:
             msg = f"these {len(data)} bytes are no pane: {error}"
             raise SummaryFormatError(msg) from None
+        requests, responses, scores = tables
         return cls(
             TableSummary.from_bytes(requests, plans.request),
             TableSummary.from_bytes(responses, plans.response),
-            *counts,
+            TableSummary.from_bytes(scores, plans.score),
+            messages,
+            dead,
+            outliers,
+            tuple(Observations.unpacked(*packed) for packed in series),
         )
 
 

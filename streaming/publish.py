@@ -2,35 +2,51 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
-from detectors.base import DriftDetector
+from detectors.base import DriftDetector, Verdict
 from detectors.distribution import Ramps, Steps
-from detectors.drift import default_method
+from detectors.drift import DRIFT, default_method
 from detectors.frequencies import sturges_edges
+from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.metrics import METRICS
 from detectors.statistics.table import TableSummary
-from reference.baseline import Source
+from detectors.verdict import adjusted, evidence, explained
+from reference.baseline import Table
+from streaming.observations import Observations
 from streaming.pane import Pane, rfc3339
 from streaming.reports import (
+    Alarm,
     ColumnDrift,
     ColumnStatistics,
     Counts,
     Drift,
     HistogramBins,
     Matrix,
+    MultivariateDrift,
     Statistics,
     Status,
     Window,
 )
+from streaming.series import watched
 from streaming.worker import Worker
 
 _encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one report came to."""
+
+    records: list[tuple[str, bytes]]
+    """(topic, JSON)"""
+    drifted: int
+    """Windows in a row that drifted, this one included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +60,31 @@ class Report:
     revision: int
     late: int
     """Late messages to be told of."""
+    drifted_before: int = 0
+    """Windows in a row that drifted just before this one."""
 
 
-def published(me: Worker, report: Report, window: Pane) -> Iterator[tuple[str, bytes]]:
-    """The records (topic, JSON) of one window."""
+def published(
+    me: Worker, report: Report, window: Pane, states: dict[str, bytes], observations: Sequence[Observations] = ()
+) -> Published:
+    """The records of one window.
+
+    Parameters
+    ----------
+    states
+        Of the sequential detectors, brought up to date by a final report.
+    observations
+        Of each series of instances, from the pane that is complete when this window is.
+    """
     topics = me.monitor.topics
     detected_at = rfc3339(time.time_ns() // 1_000_000)
-    yield topics.statistics, _encode(_statistics(me, report, window, detected_at))
-    yield topics.drift, _encode(_drift(me, report, window, detected_at))
+    statistics, drift = _statistics(me, report, window, detected_at), _drift(me, report, window, detected_at)
+    series = me.monitor.spec.sequential
+    if series and report.status == "final":
+        numbers = [one.of_window(drift, statistics) for one in series]
+        drift.sequential = watched(series, states, numbers, observations, report.start)
+    records = [(topics.statistics, _encode(statistics)), (topics.drift, _encode(drift))]
+    return Published(records, drift.alarm.windows)
 
 
 def _id(me: Worker, report: Report, kind: str) -> str:
@@ -100,7 +133,7 @@ def _statistics(me: Worker, report: Report, window: Pane, detected_at: str) -> S
     )
 
 
-def _column_statistics(me: Worker, source: Source, table: TableSummary, column: ColumnSummary) -> ColumnStatistics:
+def _column_statistics(me: Worker, source: Table, table: TableSummary, column: ColumnSummary) -> ColumnStatistics:
     settings = me.monitor.spec.statistics
     asked = settings.metrics
     values: dict[str, float | None] = {}
@@ -120,7 +153,7 @@ def _column_statistics(me: Worker, source: Source, table: TableSummary, column: 
         most = sorted(column.counts.items(), key=lambda item: (-item[1], str(item[0])))
         categories = {str(value): count for value, count in most[: settings.frequent]}
     if "distinct" in asked:
-        values["distinct"] = None if column.distinct is None else float(column.distinct)
+        values["distinct"] = _distinct(table, column)
     return ColumnStatistics(
         name=column.name,
         source=source,
@@ -134,6 +167,14 @@ def _column_statistics(me: Worker, source: Source, table: TableSummary, column: 
     )
 
 
+def _distinct(table: TableSummary, column: ColumnSummary) -> float | None:
+    """Exact where the values or categories are counted one by one, else estimated."""
+    if column.distinct is not None:
+        return float(column.distinct)
+    names = (*table.plan.numeric, *table.plan.categorical)
+    return None if table.distinct is None else round(table.distinct.estimate(names.index(column.name)))
+
+
 def _percentiles(table: TableSummary, column: ColumnSummary, percents: tuple[float, ...]) -> list[float]:
     """Exact from every single value (linear interpolation, numpy's default), else from the sketch."""
     if column.count == 0:
@@ -145,7 +186,7 @@ def _percentiles(table: TableSummary, column: ColumnSummary, percents: tuple[flo
     return list(map(float, table.quantiles.at(table.plan.numeric.index(column.name), ranks)))
 
 
-def _distribution(me: Worker, source: Source, column: ColumnSummary) -> HistogramBins:
+def _distribution(me: Worker, source: Table, column: ColumnSummary) -> HistogramBins:
     """Counts between fixed edges: the configured ones, or Sturges' over the reference, so that windows compare."""
     settings = me.monitor.spec.statistics
     if column.name in settings.edges:
@@ -180,18 +221,77 @@ def _drift(me: Worker, report: Report, window: Pane, detected_at: str) -> Drift:
         for window_column in (table.column(name),)
         for method, auto in _methods(me, reference, window_column)
     ]
-    judged = {(column.source, column.name) for column in columns}
-    drifted = {(column.source, column.name) for column in columns if column.drifted}
-    share = len(drifted) / len(judged) if judged else 0.0
+    if settings.correction == "benjaminiHochberg":
+        columns = _corrected(columns)
+    answers: dict[tuple[str, str], list[ColumnDrift]] = {}
+    for column in columns:
+        if column.source != "score":
+            answers.setdefault((column.source, column.name), []).append(column)
+    share = sum(any(one.drifted for one in own) for own in answers.values()) / len(answers) if answers else 0.0
+    drifted = share >= settings.share
+    in_a_row = report.drifted_before + 1 if drifted else 0
     return Drift(
         **_shared(me, report, "drift", detected_at),  # type: ignore[arg-type]
         rows=window.requests.rows,
         reference_rows=me.baseline.rows,
         columns=columns,
-        drifted_columns=len(drifted),
+        drifted_columns=sum(any(one.drifted for one in own) for own in answers.values()),
+        judged_columns=len(answers),
         share=share,
         share_threshold=settings.share,
-        drifted=share >= settings.share,
+        drifted=drifted,
+        explanation=explained(
+            {
+                name if source == "request" else f"{name} (prediction)": max(map(_evidence, own))
+                for (source, name), own in answers.items()
+            }
+        ),
+        sequential=[],
+        multivariate=[_together(*each) for each in me.together(window.requests)],
+        alarm=Alarm(raised=in_a_row >= settings.min_windows, windows=in_a_row, min_windows=settings.min_windows),
+    )
+
+
+def _evidence(column: ColumnDrift) -> float:
+    score = column.score if column.adjusted is None else column.adjusted
+    return 0.0 if score is None else evidence(score, column.threshold, column.direction)
+
+
+def _corrected(columns: list[ColumnDrift]) -> list[ColumnDrift]:
+    """With the p-values of all columns adjusted for their number; distances are no tests and stay as they are.
+
+    What drifted by its range and not by its p-value stays drifted.
+    """
+    tests = [i for i, column in enumerate(columns) if column.direction == "p-value" and column.score is not None]
+    corrected = list(columns)
+    for i, q in zip(tests, adjusted([columns[i].score or 0.0 for i in tests]).tolist(), strict=True):
+        column = columns[i]
+        by_range = column.drifted and not _below(column.score or 0.0, column)
+        corrected[i] = msgspec.structs.replace(column, adjusted=q, drifted=by_range or _below(q, column))
+    return corrected
+
+
+def _below(p: float, column: ColumnDrift) -> bool:
+    """Whether a p-value is drift by this column's method."""
+    return p < column.threshold or (p == column.threshold and not DRIFT[column.method].strict)
+
+
+def _together(detector: MultivariateDetector, fitted: FittedMultivariate, window: Joint) -> MultivariateDrift:
+    """One answer about all numeric features; a method that fails says so and never stops the others."""
+    verdict, error = Verdict(math.nan, detector.threshold, drifted=False, exact=False), None
+    try:
+        verdict = fitted.compare(window)
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is told in the report
+        error = f"{type(failure).__name__}: {failure}"
+    return MultivariateDrift(
+        method=detector.name,
+        direction=detector.direction,
+        score=_number(verdict.score),
+        threshold=verdict.threshold,
+        drifted=bool(verdict.drifted),
+        exact=verdict.exact,
+        explanation=verdict.explanation,
+        error=error,
     )
 
 
@@ -209,7 +309,7 @@ def _methods(me: Worker, reference: ColumnSummary, window: ColumnSummary) -> lis
 
 
 def _compared(
-    source: Source, method: DriftDetector, reference: ColumnSummary, window: ColumnSummary, *, auto: bool
+    source: Table, method: DriftDetector, reference: ColumnSummary, window: ColumnSummary, *, auto: bool
 ) -> ColumnDrift:
     """One answer; a method that fails is a failed score with its reason, and never stops the others."""
     shared = {

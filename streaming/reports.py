@@ -108,7 +108,8 @@ class ColumnStatistics(msgspec.Struct, rename="camel", kw_only=True):
     """The requested statistics of one column; a statistic that was not asked for is absent."""
 
     name: str
-    source: Literal["request", "response"]
+    source: Literal["request", "response", "score"]
+    """`score`: not a column of the model but what the outlier detector of this name says of each instance."""
     type: Literal["numeric", "categorical"]
     count: int
     missing: int
@@ -144,7 +145,8 @@ class ColumnDrift(msgspec.Struct, rename="camel", kw_only=True):
     """One drift method's answer about one column."""
 
     name: str
-    source: Literal["request", "response"]
+    source: Literal["request", "response", "score"]
+    """`score`: not a column of the model but what the outlier detector of this name says of each instance."""
     type: Literal["numeric", "categorical"]
     method: str
     direction: Literal["p-value", "distance"]
@@ -160,6 +162,67 @@ class ColumnDrift(msgspec.Struct, rename="camel", kw_only=True):
     """Why there is no score, where the method failed."""
     auto: bool = False
     """Whether the method is Evidently's default choice (`auto`), not one that the ModelMonitor names."""
+    adjusted: float | None = None
+    """The p-value corrected for the number of tests in this window, where the ModelMonitor asks for it; then `drifted` judges by it."""
+
+
+class MultivariateDrift(msgspec.Struct, rename="camel", kw_only=True):
+    """One multivariate method's answer about all numeric features together."""
+
+    method: str
+    direction: Literal["p-value", "distance"]
+    score: float | None
+    """Null when there were too few complete rows to compare."""
+    threshold: float
+    drifted: bool
+    exact: bool
+    """Whether every complete row went into it, else a sample of them."""
+    explanation: dict[str, float]
+    """What drove the score, largest first: feature -> its share."""
+    error: str | None = None
+    """Why there is no score, where the method failed."""
+
+
+class SequentialChange(msgspec.Struct, rename="camel", kw_only=True):
+    """A change in a series, as a sequential detector saw it."""
+
+    change: Literal["warning", "drift"]
+    index: int
+    """The observation at which it was seen, counted from 0 since the series began."""
+    event_time: str
+    """Of that observation: an instance's own time, or the start of a window."""
+    statistic: float
+    threshold: float
+    direction: Literal["up", "down"] | None
+    """Where the series went; null where the detector does not tell."""
+
+
+class SequentialDrift(msgspec.Struct, rename="camel", kw_only=True):
+    """What one sequential detector found in its series, as far as this window brought it."""
+
+    series: str
+    detector: str
+    observations: int
+    """Since the series began, this window's included."""
+    skipped: int
+    """How many of them were missing or not finite."""
+    changes: list[SequentialChange]
+    """In this window, at most 100."""
+    changed: int
+    """How many there were in this window."""
+    drifted: bool
+    """Whether one of them was drift, not only a warning."""
+
+
+class Alarm(msgspec.Struct, rename="camel", kw_only=True):
+    """Whether somebody should be woken."""
+
+    raised: bool
+    """The data set drifted in this window and in enough windows before it."""
+    windows: int
+    """Windows in a row that drifted, this one included."""
+    min_windows: int
+    """So many must."""
 
 
 class Drift(WindowRecord, kw_only=True):
@@ -171,12 +234,20 @@ class Drift(WindowRecord, kw_only=True):
     reference_rows: int
     columns: list[ColumnDrift]
     drifted_columns: int
-    """Columns that at least one of their methods calls drifted."""
+    """Columns of requests and responses that at least one of their methods calls drifted."""
+    judged_columns: int
+    """Columns of requests and responses that have a score."""
     share: float
-    """drifted columns / columns."""
+    """drifted columns / judged columns."""
     share_threshold: float
     drifted: bool
     """Dataset drift: share >= shareThreshold."""
+    explanation: dict[str, float]
+    """The columns with most evidence of drift, largest first: column -> its share of the evidence of all."""
+    multivariate: list[MultivariateDrift]
+    sequential: list[SequentialDrift]
+    """Only in final reports: every window is shown to a sequential detector once."""
+    alarm: Alarm
 
 
 class DeadLetter(Record, kw_only=True):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from detectors.statistics.block import Block, Codes
 from reference.schema import Schema
+from streaming.bodies import Wrong
 from streaming.skeletons import Matched
 from streaming.tokens import Bools, Floats, Ints, Vocabulary
 
@@ -21,6 +22,16 @@ class Rows:
     instance: Ints
     """(instances,) index of the instance in its message."""
     block: Block
+    wrong: dict[tuple[int, int], str] = field(default_factory=dict)
+    """(row, column of the block) -> what was sent there, where the column cannot hold it."""
+
+    def take(self, rows: Ints) -> "Rows":
+        """Some of the rows, in ascending order."""
+        wrong = self.wrong
+        if wrong:
+            places = {row: place for place, row in enumerate(rows.tolist())}
+            wrong = {(places[row], column): text for (row, column), text in wrong.items() if row in places}
+        return Rows(self.message[rows], self.instance[rows], self.block.take(rows), wrong)
 
 
 @dataclass(slots=True)
@@ -36,6 +47,8 @@ class Pieces:
     codes: list[tuple[NDArray[np.int32], ...]] = field(default_factory=list)
     slow: list[tuple[int, int, list[Any]]] = field(default_factory=list)
     """(message, instance, values) of what was read one by one."""
+    wrong: dict[tuple[int, int, int], str] = field(default_factory=dict)
+    """(message, instance, column of the block) -> what was sent there, where the column cannot hold it."""
 
     def __post_init__(self) -> None:
         self.words = [Vocabulary() for _ in self.schema.categorical]
@@ -67,7 +80,13 @@ class Pieces:
             message, instance, numeric, missing = message[order], instance[order], numeric[order], missing[order]
             codes = [column[order] for column in codes]
         columns = tuple(Codes(column, tuple(word.codes)) for column, word in zip(codes, self.words, strict=True))
-        return Rows(message, instance, Block(numeric, missing, columns))
+        if not self.wrong:
+            return Rows(message, instance, Block(numeric, missing, columns))
+        row_of = {place: row for row, place in enumerate(zip(message.tolist(), instance.tolist(), strict=True))}
+        wrong = {(row_of[message, instance], column): text for (message, instance, column), text in self.wrong.items()}
+        mask = np.zeros((len(message), len(self.schema)), np.bool_)
+        mask[tuple(np.array(list(wrong)).T)] = True
+        return Rows(message, instance, Block(numeric, missing, columns, wrong=mask), wrong)
 
     def _gather_slow(self) -> None:
         if not self.slow:
@@ -76,6 +95,12 @@ class Pieces:
         schema = self.schema
         numeric_places = [i for i, column in enumerate(schema.columns) if column.type == "numeric"]
         other_places = [i for i, column in enumerate(schema.columns) if column.type == "categorical"]
+        places = [*numeric_places, *other_places]
+        for message, instance, row in self.slow:
+            for place, i in enumerate(places):
+                if isinstance(row[i], Wrong):
+                    self.wrong[message, instance, place] = row[i].shown
+                    row[i] = None
         cells = [[row[i] for i in numeric_places] for _, _, row in self.slow]
         shape = (len(cells), len(numeric_places))
         self.message.append(np.array([message for message, _, _ in self.slow], np.int64))

@@ -26,6 +26,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from streaming.reports import ColumnDrift, ColumnStatistics, Drift, HistogramBins, Statistics
 
 with warnings.catch_warnings():
@@ -86,6 +88,12 @@ def snapshot(drift: Drift | None, statistics: Statistics | None) -> Snapshot:
     record = drift or statistics
     if record is None:
         raise ValueError("a snapshot is made from drift or statistics: give at least one of them")
+    # What outlier models say of the rows is no column of the table that Evidently would see.
+    if drift is not None:
+        drift = structs.replace(drift, columns=[column for column in drift.columns if column.source != "score"])
+    if statistics is not None:
+        own = [column for column in statistics.columns if column.source != "score"]
+        statistics = structs.replace(statistics, columns=own)
     run = _Run(_labels(drift, statistics))
     if drift is not None:
         run.add_drift(drift)
@@ -363,7 +371,6 @@ def _drift_widgets(
     if drift is None:
         return []
     said = "detected" if drift.drifted else "NOT detected"
-    columns = len({(column.source, column.name) for column in drift.columns})
     heading = widgets.counter(
         counters=[
             widgets.CounterData(
@@ -374,7 +381,7 @@ def _drift_widgets(
     )
     numbers = widgets.counter(
         counters=[
-            widgets.CounterData.int("Columns", columns),
+            widgets.CounterData.int("Columns", drift.judged_columns),
             widgets.CounterData.int("Drifted Columns", drift.drifted_columns),
             widgets.CounterData.float("Share of Drifted Columns", drift.share, 3),
             widgets.CounterData.int("Rows", drift.rows),
@@ -388,7 +395,7 @@ def _drift_widgets(
         for column in sorted(drift.columns, key=lambda column: not column.drifted)
     ]
     table = widgets.rich_table_data(
-        title=f"Drift is detected for {round(drift.share * 100, 3)}% of columns ({drift.drifted_columns} out of {columns}).",
+        title=f"Drift is detected for {round(drift.share * 100, 3)}% of columns ({drift.drifted_columns} out of {drift.judged_columns}).",
         columns=[
             widgets.ColumnDefinition("Column", "column_name"),
             widgets.ColumnDefinition("Type", "column_type"),

@@ -14,14 +14,17 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import GenerateJsonSchema
 
-from detectors.base import DriftDetector, OutlierDetector
+from detectors.base import DriftDetector, LearnedOutlierDetector, OutlierDetector
 from detectors.drift import DriftMethod
+from detectors.multivariate import MultivariateMethod
+from detectors.multivariate.base import MultivariateDetector
 from detectors.outliers import OutlierMethod
 from detectors.outliers.bounds import Bounds
 from detectors.outliers.k_sigma import KSigma
 from detectors.outliers.missing import Missing
 from detectors.outliers.nonfinite import NonFinite
 from detectors.outliers.unseen_category import UnseenCategory
+from detectors.sequential.base import SequentialDetector
 from detectors.settings import Duration, Settings, format_duration
 from detectors.statistics.metrics import METRICS
 from reference.schema import Model, Name
@@ -29,6 +32,7 @@ from reference.settings import Reference
 from streaming.document import Document, NotADocument, Problem, in_words, misplaced
 from streaming.errors import InvalidMonitor
 from streaming.kafka import KafkaConnection
+from streaming.series import Series
 
 API_VERSION: Final = "driftline.io/v1"
 
@@ -174,7 +178,21 @@ class OutliersSection(Settings):
     """What is checked of every single instance."""
 
     detectors: tuple[OutlierMethod, ...] = (Bounds(), KSigma(), UnseenCategory(), Missing(), NonFinite())
-    """By name, or with settings: `[bounds, {name: k_sigma, k: 4}]`. An empty list switches outliers off."""
+    """By name, or with settings: `[bounds, {name: k_sigma, k: 4}]`. An empty list switches outliers off. Those that learn a model do so
+    when the baseline is built, and the distribution of their scores is watched for drift, too."""
+
+    @model_validator(mode="after")
+    def _each_is_named_once(self) -> Self:
+        names = [detector.name for detector in self.detectors]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise misplaced(["detectors", place], f"{name!r} is named twice: records tell detectors apart by name")
+        return self
+
+    @property
+    def learned(self) -> tuple[LearnedOutlierDetector, ...]:
+        """Those that learn a model when the baseline is built."""
+        return tuple(detector for detector in self.detectors if isinstance(detector, LearnedOutlierDetector))
 
 
 class DriftSection(Settings):
@@ -184,8 +202,24 @@ class DriftSection(Settings):
     """Applied to every column they are made for; `auto` is Evidently's default choice."""
     columns: dict[str, tuple[DriftMethod | Literal["auto"], ...]] = {}
     """Column -> its own methods instead."""
+    multivariate: tuple[MultivariateMethod, ...] = ()
+    """Applied to all numeric features together, where a change may hide that no single column shows."""
     share: float = Field(default=0.5, gt=0, le=1)
     """The data set drifts when at least this share of the columns does."""
+    correction: Literal["none", "benjaminiHochberg"] = "none"
+    """Many columns make many tests, of which some alarm by chance: `benjaminiHochberg` adjusts the p-values of a window so that
+    of the columns called drifted at most the threshold's share are so by chance."""
+    min_windows: int = Field(default=1, ge=1)
+    """The data set must drift in so many windows in a row before that is an alarm."""
+    sample_rows: int = Field(default=1000, ge=100, le=10_000)
+    """Rows of a window that are sampled for methods that compare rows or whole columns; others cost nothing."""
+
+    def needs_sample(self) -> bool:
+        """Whether any method wants a sample of the window's rows."""
+        methods = (*self.methods, *(method for own in self.columns.values() for method in own))
+        return any(method != "auto" and method.needs_values for method in methods) or any(
+            method.needs_sample for method in self.multivariate
+        )
 
 
 class Performance(Settings):
@@ -303,6 +337,8 @@ class Spec(Settings):
     drift: DriftSection = DriftSection()
     performance: Performance = Performance()
     segments: Segments = Segments()
+    sequential: tuple[Series, ...] = ()
+    """Series that are watched number by number, across windows."""
     reference: Reference = Reference()
     reports: Reports = Reports()
     job: Job = Job()
@@ -334,6 +370,35 @@ class Spec(Settings):
                         [section, key, name],
                         f"{name!r} is no feature or prediction of the model: known are: {', '.join(known)}",
                     )
+        learned = {detector.name for detector in self.outliers.learned}
+        flagging = [detector.name for detector in self.outliers.detectors]
+        for place, series in enumerate(self.sequential):
+            if series.column is not None and series.column not in known and series.column not in learned:
+                raise misplaced(
+                    ["sequential", place, "column"],
+                    f"{series.column!r} is no feature or prediction of the model, nor a learnt outlier detector: known are: "
+                    f"{', '.join([*known, *learned])}",
+                )
+            if series.statistic is not None and series.statistic not in self.statistics.metrics:
+                raise misplaced(
+                    ["sequential", place, "statistic"],
+                    f"{series.statistic!r} is not among statistics.metrics, so no window has it: add it there",
+                )
+            if series.score is not None and not any(
+                method == "auto" or method.name == series.score
+                for method in (*self.drift.methods, *self.drift.columns.get(series.column or "", ()))
+            ):
+                raise misplaced(
+                    ["sequential", place, "score"],
+                    f"{series.score!r} is not among drift.methods, so no window has it: add it there",
+                )
+            if series.outliers is not None and series.outliers not in flagging:
+                raise misplaced(
+                    ["sequential", place, "outliers"],
+                    f"{series.outliers!r} is none of outliers.detectors: they are: {', '.join(flagging) or 'none'}",
+                )
+        if self.drift.multivariate and len(self.model.request_schema.numeric) < _TOGETHER:
+            raise misplaced(["drift", "multivariate"], "needs at least two numeric features: leave it empty")
         for name, methods in self.drift.columns.items():
             for place, method in enumerate(methods):
                 if method != "auto" and known[name].type not in method.applies_to:
@@ -434,7 +499,8 @@ class _WithOurDefaults(GenerateJsonSchema):
         return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 
-_DETECTORS = (DriftDetector, OutlierDetector)
+_TOGETHER = 2
+_DETECTORS = (DriftDetector, OutlierDetector, MultivariateDetector, SequentialDetector)
 
 
 def _brief(value: Any, written: Any = None) -> Any:

@@ -1,16 +1,22 @@
 """What a Spark worker holds of one monitor: made once a process, from a few strings that travel with the task."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from detectors.base import FittedOutlierDetector, FittingColumn
+from detectors.base import FittedOutlierDetector, FittedScore, FittingColumn, LearnedOutlierDetector
+from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
+from detectors.outliers.wrong_type import WrongType
 from detectors.statistics.column import ColumnSummary
-from detectors.statistics.table import Plan
-from reference.baseline import SOURCES, Baseline, Source
-from reference.schema import Schema
+from detectors.statistics.comoments import CoMoments
+from detectors.statistics.embedding import Embedding
+from detectors.statistics.table import Plan, TableSummary
+from reference.baseline import SOURCES, Baseline, Source, Table
+from reference.schema import Column, Schema
 from reference.store import Store
 from streaming.messages import Decoder
 from streaming.pane import Pane, Plans, milliseconds
+from streaming.series import Series
 from streaming.spec import ModelMonitor
 
 
@@ -40,30 +46,90 @@ class Worker:
         """The model's name."""
         return self.monitor.name
 
-    def schema(self, source: Source) -> Schema:
-        """The columns of requests or of responses."""
+    def schema(self, table: Table) -> Schema:
+        """The columns of requests, of responses, or of the scores of learnt outlier detectors."""
         model = self.monitor.spec.model
-        return model.request_schema if source == "request" else model.response_schema
+        if table == "score":
+            return self._scores
+        return model.request_schema if table == "request" else model.response_schema
+
+    @cached_property
+    def _scores(self) -> Schema:
+        return Schema(
+            tuple(Column(name=detector.name, type="numeric") for detector in self.monitor.spec.outliers.learned)
+        )
 
     @cached_property
     def decoder(self) -> Decoder:
         """Of the inference topic; it learns, so there is one a process."""
-        return Decoder(self.monitor.spec.model, max_bytes=self.monitor.spec.kafka.max_message_bytes)
+        keep_wrong = any(isinstance(detector, WrongType) for detector in self.monitor.spec.outliers.detectors)
+        return Decoder(
+            self.monitor.spec.model, max_bytes=self.monitor.spec.kafka.max_message_bytes, keep_wrong=keep_wrong
+        )
 
     @cached_property
     def plans(self) -> Plans:
         """What is counted, on the baseline's rulers."""
-        metrics = set(self.monitor.spec.statistics.metrics)
+        metrics, drift = set(self.monitor.spec.statistics.metrics), self.monitor.spec.drift
 
-        def plan(source: Source) -> Plan:
-            return self.baseline.plan(
-                self.schema(source),
-                source,
+        def plan(table: Table) -> Plan:
+            together = table == "request" and bool(drift.multivariate or metrics & {"covariance", "correlation"})
+            plan = self.baseline.plan(
+                self.schema(table),
+                table,
                 percentiles=bool(metrics & {"percentiles", "iqr"}),
-                comoments=source == "request" and bool(metrics & {"covariance", "correlation"}),
+                comoments=together,
+            )
+            return replace(
+                plan,
+                distinct="distinct" in metrics,
+                sample=drift.sample_rows if drift.needs_sample() else 0,
+                embeddings=tuple(e for e in self._embeddings if e is not None) if table == "request" else (),
             )
 
-        return Plans(plan("request"), plan("response"))
+        return Plans(plan("request"), plan("response"), plan("score"), len(self.series))
+
+    @cached_property
+    def series(self) -> list[Series]:
+        """Those that have a number for every instance, in the order of the ModelMonitor."""
+        return [one for one in self.monitor.spec.sequential if one.of_instances]
+
+    @cached_property
+    def _reference(self) -> Joint:
+        """The numeric features of the reference, together."""
+        columns = tuple(column.name for column in self.schema("request").numeric)
+        known = self.baseline.comoments
+        return Joint(
+            columns, CoMoments.empty(len(columns)) if known is None else known, self.baseline.samples.get("request")
+        )
+
+    @cached_property
+    def _embeddings(self) -> list[Embedding | None]:
+        """For each multivariate drift detector the random features that must be summed up for it."""
+        return [detector.embedding(self._reference) for detector in self.monitor.spec.drift.multivariate]
+
+    @cached_property
+    def _multivariate(self) -> list[FittedMultivariate]:
+        return [detector.learn(self._reference) for detector in self.monitor.spec.drift.multivariate]
+
+    def together(self, window: TableSummary) -> Iterator[tuple[MultivariateDetector, FittedMultivariate, Joint]]:
+        """Each multivariate drift detector, knowing the reference, and what it is to be asked of a window."""
+        sums = iter(window.embedded)
+        for detector, fitted, embedding in zip(
+            self.monitor.spec.drift.multivariate, self._multivariate, self._embeddings, strict=True
+        ):
+            assert window.comoments is not None  # the plan has them when there is a multivariate detector
+            embedded = None if embedding is None else next(sums)
+            yield detector, fitted, Joint(window.plan.numeric, window.comoments, window.sample, embedded)
+
+    def prepare(self) -> None:
+        """Fit everything, so that what does not fit is told of before any work starts; raises NotApplicable."""
+        _ = (self.plans, self.outliers, self._multivariate)
+
+    @cached_property
+    def keyed(self) -> bool:
+        """Whether rows need keys, by which a sample is drawn and equal times are put in order."""
+        return bool(self.plans.request.sample or self.series)
 
     @cached_property
     def no_rows(self) -> Pane:
@@ -75,20 +141,36 @@ class Worker:
         """The detectors of requests and of responses, with their limits."""
         return {source: self._fitted(source) for source in SOURCES}
 
-    def _fitted(self, source: Source) -> list[FittedOutlierDetector]:
-        known, schema = self.baseline.columns(source), self.schema(source)
-        if not len(schema) or (source == "response" and not known):
-            return []
-        columns = [
+    @cached_property
+    def models(self) -> dict[str, FittedScore]:
+        """The outlier detectors that learnt a model of the features, by name."""
+        columns = self._fitting("request")
+        return {
+            detector.name: detector.fitted(columns, self.baseline.models[detector.key])
+            for detector in self.monitor.spec.outliers.learned
+        }
+
+    def _fitting(self, source: Source) -> list[FittingColumn]:
+        known = self.baseline.columns(source)
+        return [
             FittingColumn(
                 known.get(column.name) or ColumnSummary(column.name, column.type, 0),
                 column.min,
                 column.max,
                 None if column.categories is None else frozenset(column.categories),
             )
-            for column in schema.in_block_order
+            for column in self.schema(source).in_block_order
         ]
-        return [detector.fit(columns) for detector in self.monitor.spec.outliers.detectors]
+
+    def _fitted(self, source: Source) -> list[FittedOutlierDetector]:
+        if not len(self.schema(source)) or (source == "response" and not self.baseline.response):
+            return []
+        columns = self._fitting(source)
+        return [
+            self.models[detector.name] if isinstance(detector, LearnedOutlierDetector) else detector.fit(columns)
+            for detector in self.monitor.spec.outliers.detectors
+            if source == "request" or not isinstance(detector, LearnedOutlierDetector)
+        ]
 
     @cached_property
     def pane(self) -> int:

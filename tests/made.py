@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from streaming.reports import (
+    Alarm,
     ColumnDrift,
     ColumnStatistics,
     Counts,
@@ -85,9 +86,14 @@ def drift(
         reference_rows=5000,
         columns=list(columns),
         drifted_columns=drifted,
+        judged_columns=len({column.name for column in columns}),
         share=share,
         share_threshold=0.5,
         drifted=share >= 0.5,
+        explanation={},
+        multivariate=[],
+        sequential=[],
+        alarm=Alarm(raised=share >= 0.5, windows=int(share >= 0.5), min_windows=1),
     )
 
 

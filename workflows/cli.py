@@ -232,7 +232,13 @@ def reference_build(
         task = progress.add_task(f"reading {data.name}", total=None)
         table = read_table(data, spec.model)
         progress.update(task, description=f"folding {table.num_rows:,} rows", total=1.0)
-        baseline = build(table, spec.model, spec.reference, lambda share: progress.update(task, completed=share))
+        baseline = build(
+            table,
+            spec.model,
+            spec.reference,
+            spec.outliers.learned,
+            lambda share: progress.update(task, completed=share),
+        )
         progress.update(task, description=f"publishing to {spec.reference.store}")
         version = Store(spec.reference.store).publish(baseline)
     if as_json:

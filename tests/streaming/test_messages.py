@@ -846,7 +846,7 @@ def test_too_large_says_so_without_reading():
 
 
 def test_a_mistake_of_ours_is_a_dead_letter_too(monkeypatch):
-    monkeypatch.setattr("streaming.messages.values", lambda *_: 1 / 0)
+    monkeypatch.setattr("streaming.messages.values", lambda *_, **__: 1 / 0)
     (rejected,) = one(envelope(ROW)).rejected
     assert (rejected.reason, rejected.text) == (Reason.INTERNAL, "ZeroDivisionError: 'division by zero'")
     assert rejected.time == 1_700_000_000_500

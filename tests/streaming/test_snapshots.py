@@ -15,7 +15,6 @@ from toy import document
 from detectors.statistics.table import summarise
 from reference.build import build
 from reference.table import blocks
-from streaming.pane import Pane
 from streaming.publish import Report as WindowReport
 from streaming.publish import published
 from streaming.reports import Drift, Statistics
@@ -73,8 +72,8 @@ def ours(tmp_path, reference, current, **sections):
     baseline = build(pa.Table.from_pandas(reference), monitor.spec.model, monitor.spec.reference)
     me = Worker(monitor, baseline, "b1", 0)
     (block,) = blocks(pa.Table.from_pandas(current), monitor.spec.model.request_schema)
-    pane = Pane(summarise(me.plans.request, block), Pane.empty(me.plans).responses)
-    raw = dict(published(me, WindowReport("", 0, "final", 1, 0), pane))
+    pane = me.no_rows.with_table("request", summarise(me.plans.request, block))
+    raw = dict(published(me, WindowReport("", 0, "final", 1, 0), pane, {}).records)
     return (
         msgspec.json.decode(raw[monitor.topics.drift], type=Drift),
         msgspec.json.decode(raw[monitor.topics.statistics], type=Statistics),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from streaming.reports import ColumnDrift, Counts, Drift, Statistics, Window
+from streaming.reports import Alarm, ColumnDrift, Counts, Drift, Statistics, Window
 from streaming.spec import load
 from workflows.demo.flights import FEATURES, Lateness, Requests, flights, in_months, training_table
 from workflows.demo.replay import replay, rfc3339
@@ -284,9 +284,14 @@ def reports(status: str, revision: int, *columns: ColumnDrift) -> tuple[Statisti
         reference_rows=100,
         columns=list(columns),
         drifted_columns=sum(one.drifted for one in columns),
+        judged_columns=len({one.name for one in columns}),
         share=0.5,
         share_threshold=0.5,
         drifted=True,
+        explanation={},
+        multivariate=[],
+        sequential=[],
+        alarm=Alarm(raised=True, windows=1, min_windows=1),
     )
     return statistics, drift
 

@@ -182,7 +182,7 @@ def windows_table(windows: Iterable[Window]) -> Table:
             day(window.start),
             f"{counts.requests:,}" if counts else "",
             f"{counts.outliers:,}" if counts else "",
-            f"{drift.drifted_columns} of {_columns(drift)}" if drift else "",
+            f"{drift.drifted_columns} of {drift.judged_columns}" if drift else "",
             names(window),
             style=None if window.final else "dim",
         )
@@ -197,7 +197,7 @@ def plain(window: Window) -> str:
     counts = statistics.counts
     return (
         f"week of {day(window.start)}: {counts.requests:,} flights, {counts.outliers:,} outliers, "
-        f"{drift.drifted_columns} of {_columns(drift)} columns drift{': ' if window.drifting else ''}{names(window)}"
+        f"{drift.drifted_columns} of {drift.judged_columns} columns drift{': ' if window.drifting else ''}{names(window)}"
     )
 
 
@@ -215,7 +215,7 @@ def summary_table(windows: list[Window]) -> Table:
     for _, found in sorted(seen.items(), key=lambda item: (-len(item[1]), item[0])):
         worst, column = max(found, key=lambda pair: strength(pair[1]))
         table.add_row(
-            column.name + (" (prediction)" if column.source == "response" else ""),
+            column.name + {"request": "", "response": " (prediction)", "score": " (outlier score)"}[column.source],
             f"{len(found)} of {len(windows)}",
             day(found[0][0].start),
             day(worst.start),
@@ -224,7 +224,3 @@ def summary_table(windows: list[Window]) -> Table:
             f"{'<' if column.direction == 'p-value' else '>='} {column.threshold:g}",
         )
     return table
-
-
-def _columns(drift: Drift) -> int:
-    return len({(column.source, column.name) for column in drift.columns})
