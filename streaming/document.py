@@ -191,7 +191,8 @@ class _Found:
         """Whether this would not be there without the other one."""
         beneath = other.path[: len(self.path)] == self.path
         if self.type == "literal_error" and not self.whole:  # the other branch of `one of these objects, or 'auto'`
-            return beneath and not (other.type == "literal_error" and not other.whole)
+            deeper = len(other.path) > len(self.path)
+            return beneath and (deeper or not (other.type == "literal_error" and not other.whole))
         # Pydantic counts only the members that are right.
         return self.type == "too_short" and beneath and len(other.path) > len(self.path)
 

@@ -132,7 +132,7 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
         "pane": str(monitor.spec.window.pane),
         "columns": _digest([monitor.spec.model.model_dump(mode="json", include={"features", "predictions"})]),
         "statePartitions": monitor.spec.job.state_partitions,
-        "percentiles": bool({"percentiles", "iqr"} & set(monitor.spec.statistics.metrics)),
+        "percentiles": monitor.spec.statistics.needs_quantiles,
         "comoments": bool({"covariance", "correlation"} & set(monitor.spec.statistics.metrics)),
         "distinct": "distinct" in monitor.spec.statistics.metrics,
         "sampleRows": drift.sample_rows if drift.needs_sample() else 0,

@@ -14,7 +14,7 @@ from detectors.drift import DRIFT, default_method
 from detectors.frequencies import sturges_edges
 from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
 from detectors.statistics.column import ColumnSummary
-from detectors.statistics.metrics import METRICS
+from detectors.statistics.metrics import METRICS, SHARES
 from detectors.statistics.table import TableSummary
 from detectors.verdict import adjusted, evidence, explained
 from reference.baseline import Table
@@ -144,14 +144,17 @@ def _column_statistics(me: Worker, source: Table, table: TableSummary, column: C
         if "percentiles" in asked:
             at = _percentiles(table, column, settings.percentiles)
             values |= {f"p{p:g}": _number(v) for p, v in zip(settings.percentiles, at, strict=True)}
+        if "median" in asked:
+            values["median"] = _number(_percentiles(table, column, (50,))[0])
         if "iqr" in asked:
             low, high = _percentiles(table, column, (25, 75))
             values["iqr"] = _number(high - low)
         if "distribution" in asked and column.count:
             distribution = _distribution(me, source, column)
-    elif "frequent" in asked and column.counts is not None:
+    if "frequent" in asked and column.counts is not None:
         most = sorted(column.counts.items(), key=lambda item: (-item[1], str(item[0])))
         categories = {str(value): count for value, count in most[: settings.frequent]}
+    values |= {name: _number(SHARES[name](column)) for name in asked if name in SHARES}
     if "distinct" in asked:
         values["distinct"] = _distinct(table, column)
     return ColumnStatistics(

@@ -119,7 +119,7 @@ class ColumnStatistics(msgspec.Struct, rename="camel", kw_only=True):
     distribution: HistogramBins | None = None
     """Of a numeric column."""
     categories: dict[str, int] | None = None
-    """Of a categorical column: the most frequent categories first."""
+    """Of a categorical column, or a numeric one with few values in the reference: the most frequent first."""
 
 
 class Matrix(msgspec.Struct):

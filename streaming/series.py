@@ -11,7 +11,7 @@ from detectors.errors import IncompatibleSummaries, SummaryFormatError
 from detectors.sequential import SequentialMethod
 from detectors.sequential.base import State
 from detectors.settings import Settings
-from detectors.statistics.metrics import METRICS
+from detectors.statistics.metrics import METRICS, SHARES
 from streaming.observations import Observations
 from streaming.pane import rfc3339
 from streaming.reports import Counts, SequentialChange, SequentialDrift
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Metric = str
     Count = str
 else:
-    Metric = Literal[tuple(METRICS)]
+    Metric = Literal[(*METRICS, *SHARES, "median", "mad", "iqr", "distinct")]
     Count = Literal[tuple(Counts.__struct_fields__)]
 MOST_CHANGES = 100
 """So many changes of one series are listed in a record; all are counted."""

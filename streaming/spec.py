@@ -26,7 +26,7 @@ from detectors.outliers.nonfinite import NonFinite
 from detectors.outliers.unseen_category import UnseenCategory
 from detectors.sequential.base import SequentialDetector
 from detectors.settings import Duration, Settings, format_duration
-from detectors.statistics.metrics import METRICS
+from detectors.statistics.metrics import METRICS, SHARES
 from reference.schema import Model, Name
 from reference.settings import Reference
 from streaming.document import Document, NotADocument, Problem, in_words, misplaced
@@ -137,12 +137,14 @@ class WindowSection(Settings):
         return self.slide or self.duration
 
 
-_STRUCTURED = ("percentiles", "iqr", "distribution", "covariance", "correlation", "distinct", "frequent")
+_SKETCHED = ("percentiles", "iqr", "median", "mad")
+"""Statistics that are read off the values, or off a sketch of them."""
+_STRUCTURED = (*_SKETCHED, "distribution", "covariance", "correlation", "distinct", "frequent")
 """Statistics that are more than one number read off one column's moments."""
 if TYPE_CHECKING:
     Statistic = str
 else:
-    Statistic = Literal[(*METRICS, *_STRUCTURED)]
+    Statistic = Literal[(*METRICS, *SHARES, *_STRUCTURED)]
 
 
 class StatisticsSection(Settings):
@@ -160,6 +162,11 @@ class StatisticsSection(Settings):
     """Column -> its own bin edges, ascending, instead of automatic ones."""
     frequent: int = Field(default=10, ge=1, le=1000)
     """How many of the most frequent categories are reported."""
+
+    @property
+    def needs_quantiles(self) -> bool:
+        """Whether a sketch of the values is wanted."""
+        return not set(_SKETCHED).isdisjoint(self.metrics)
 
     @model_validator(mode="after")
     def _percentiles_and_edges_make_sense(self) -> Self:

@@ -77,7 +77,7 @@ class Worker:
             plan = self.baseline.plan(
                 self.schema(table),
                 table,
-                percentiles=bool(metrics & {"percentiles", "iqr"}),
+                percentiles=self.monitor.spec.statistics.needs_quantiles,
                 comoments=together,
             )
             return replace(

@@ -34,6 +34,12 @@ def _kurtosis(c: ColumnSummary) -> float:
     return _ratio(np.float64(c.count) * c.m4, np.float64(c.m2) ** 2) - 3
 
 
+def _share(part: int, c: ColumnSummary) -> float:
+    """NaN of no rows."""
+    rows = c.count + c.missing + c.nonfinite
+    return part / rows if rows else math.nan
+
+
 METRICS: dict[str, Metric] = {
     "min": lambda c: c.low,
     "max": lambda c: c.high,
@@ -49,3 +55,9 @@ METRICS: dict[str, Metric] = {
 }
 """Of numeric columns. `avg` is `mean` under the name that older configurations use; `stddev` and `variance` are those of
 a sample (n - 1), `stddevPopulation` divides by n."""
+
+SHARES: dict[str, Metric] = {
+    "missingShare": lambda c: _share(c.missing, c),
+    "nonfiniteShare": lambda c: _share(c.nonfinite, c),
+}
+"""Of all columns: a part of the rows, 0 to 1."""

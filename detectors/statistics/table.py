@@ -68,7 +68,7 @@ class Plan:
         for ruler in self.rulers or ():
             digest.update(ruler.marks.tobytes())
         for embedding in self.embeddings:
-            for array in (embedding.mean, embedding.scale, embedding.weights, embedding.phases):
+            for array in (embedding.mean, embedding.scale, embedding.weights):
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.digest()
 

@@ -9,38 +9,23 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import Operator
 from toy import STARTED, monitor_of, worker_of
 
 from detectors.statistics.block import Block, Codes
 from detectors.statistics.table import summarise
 from streaming.fold import CLOCK, LATE, PANE
-from streaming.merge import Head, Merge, Panes
+from streaming.merge import Head
 from streaming.worker import Worker
 
 S = 1000
-
-
-class MapState(dict):
-    """What `Panes` asks of Spark's map state."""
-
-    def containsKey(self, key):  # noqa: N802
-        return key in self
-
-    def getValue(self, key):  # noqa: N802
-        return self[key]
-
-    def updateValue(self, key, value):  # noqa: N802
-        self[key] = value
-
-    def removeKey(self, key):  # noqa: N802
-        del self[key]
 
 
 class Stream:
     """Drives one key through batches as Spark would."""
 
     def __init__(self, me: Worker) -> None:
-        self.me, self.state, self.head, self.now = me, MapState(), b"", STARTED
+        self.me, self.operator, self.now = me, Operator(me), STARTED
 
     def batch(self, *messages, late=(), now=None):
         """Messages are (partition, time in s); `late` are (time in s, letter) that the fold holds for late."""
@@ -61,21 +46,14 @@ class Stream:
 
     def fire(self):
         """The key's timer expires."""
-        assert self.timer is not None
-        self.now = max(self.now, self.timer)
+        assert self.operator.timer is not None
+        self.now = max(self.now, self.operator.timer)
         return self._call(None)
 
     def _call(self, rows):
-        head = msgspec.msgpack.decode(self.head, type=Head) if self.head else Head()
-        merge = Merge(self.me, "", head, Panes(self.state, self.me), self.now)
-        found = list(merge.absorb(rows)) if rows is not None else []
-        found += merge.advance()
-        merge.panes.write()
-        self.head, self.timer = msgspec.msgpack.encode(merge.head), merge.head.timer
-        self.frontier = merge.head.frontier
         return [
             SimpleNamespace(topic=topic, start=_start(record), **record)
-            for topic, body in found
+            for topic, body in self.operator.call(rows, self.now)
             for record in [json.loads(body) if body.startswith(b"{") else {"letter": body}]
         ]
 
@@ -132,10 +110,10 @@ def test_an_idle_partition_holds_nobody_up(stream):
 
 def test_a_silent_stream_closes_its_last_windows_by_timer(stream):
     stream.batch((0, 1), (0, 25), now=STARTED + S)
-    assert stream.timer == STARTED + 6 * S
+    assert stream.operator.timer == STARTED + 6 * S
     assert stream.finals(stream.fire()) == [(20, 1)]
-    assert stream.timer is None
-    assert not stream.state  # and its panes are gone
+    assert stream.operator.timer is None
+    assert not stream.operator.state  # and its panes are gone
 
 
 def test_the_first_window_closes_before_the_timer(stream):
@@ -168,18 +146,18 @@ def test_rows_within_the_delay_are_never_late(stream):
 
 def test_the_frontier_never_moves_back(stream):
     stream.batch((0, 30))
-    before = stream.frontier
+    before = stream.operator.frontier
     stream.batch((1, 1), late=[(1, b"letter")])
-    assert stream.frontier == before
+    assert stream.operator.frontier == before
 
 
 def test_sliding_windows_are_made_of_panes(tmp_path):
     window = "{duration: 10s, slide: 5s, watermarkDelay: 0s, idleTimeout: 5s, emitEvery: 0s}"
     stream = Stream(worker_of(monitor_of(tmp_path, window=window)))
     assert stream.finals(stream.batch((0, 1), (0, 6), (0, 7))) == [(-5, 1)]
-    assert sorted(stream.state) == [(0,), (5000,)]
+    assert sorted(stream.operator.state) == [(0,), (5000,)]
     assert stream.finals(stream.batch((0, 16))) == [(0, 3), (5, 2)]
-    assert sorted(stream.state) == [(15000,)]
+    assert sorted(stream.operator.state) == [(15000,)]
 
 
 def test_provisional_reports_wait_for_emit_every_and_then_come_by_timer(tmp_path):
@@ -187,7 +165,7 @@ def test_provisional_reports_wait_for_emit_every_and_then_come_by_timer(tmp_path
     stream = Stream(worker_of(monitor_of(tmp_path, window=window)))
     assert len(stream.batch((0, 1), now=STARTED)) == 2
     assert stream.batch((0, 2), now=STARTED + S) == []
-    assert stream.timer == STARTED + 3 * S
+    assert stream.operator.timer == STARTED + 3 * S
     assert [r.revision for r in stream.fire()] == [2, 2]
 
 
@@ -203,19 +181,19 @@ def test_silence_before_the_job_began_is_not_the_streams(tmp_path):
     stream = Stream(me)
     stream.batch((0, 1), now=STARTED + S)
     again = Stream(replace(me, started=STARTED + 100 * S))  # the job was down for 99 s
-    again.state, again.head, again.timer = stream.state, stream.head, stream.timer
+    again.operator.__dict__ |= stream.operator.__dict__ | {"me": again.me}
     assert stream.finals(again._call(None)) == []
     again.now = STARTED + 101 * S
     assert again.finals(again._call(None)) == []
-    assert again.timer == STARTED + 105 * S
+    assert again.operator.timer == STARTED + 105 * S
     assert again.finals(again.fire()) == [(0, 1)]
 
 
 def test_state_is_gone_when_windows_are(stream):
     for at in range(0, 500, 5):
         stream.batch((0, at))
-    assert len(stream.state) <= 2
-    assert len(stream.head) < 200
+    assert len(stream.operator.state) <= 2
+    assert len(stream.operator.head) < 200
 
 
 def test_a_sparse_stream_loses_nothing_under_the_default_settings(tmp_path):
@@ -225,12 +203,12 @@ def test_a_sparse_stream_loses_nothing_under_the_default_settings(tmp_path):
     counted = 0
     for i in range(40):
         now = STARTED + 90 * S * i
-        while stream.head and stream.timer is not None and stream.timer < now:
+        while stream.operator.head and stream.operator.timer is not None and stream.operator.timer < now:
             counted += sum(count for _, count in stream.finals(stream.fire()))
         counted += sum(count for _, count in stream.finals(stream.batch((0, now / S), now=now)))
-        assert msgspec.msgpack.decode(stream.head, type=Head).late == 0
-        assert stream.frontier < now
-    while stream.timer is not None:
+        assert msgspec.msgpack.decode(stream.operator.head, type=Head).late == 0
+        assert stream.operator.frontier < now
+    while stream.operator.timer is not None:
         counted += sum(count for _, count in stream.finals(stream.fire()))
     assert counted == 40
 
@@ -239,9 +217,9 @@ def test_a_window_of_today_waits_until_it_is_over(tmp_path):
     stream = Stream(worker_of(monitor_of(tmp_path)))
     at = STARTED / S
     stream.batch((0, at + 1), now=STARTED + S)
-    assert stream.timer == STARTED + 6 * S  # the partition is idle
+    assert stream.operator.timer == STARTED + 6 * S  # the partition is idle
     assert stream.finals(stream.fire()) == []
-    assert stream.timer == STARTED + 12 * S  # the window's end and the delay
+    assert stream.operator.timer == STARTED + 12 * S  # the window's end and the delay
     assert stream.finals(stream.fire()) == [(at, 1)]
 
 
@@ -257,13 +235,13 @@ def test_what_comes_behind_the_frontier_without_its_bytes_is_counted(stream):
 def test_a_backlog_of_many_windows_is_merged_a_few_panes_at_a_time(stream):
     everything = stream.batch(*((0, at) for at in range(0, 5000, 5)))
     assert sum(count for _, count in stream.finals(everything)) == 998
-    assert len(stream.state) == 1
+    assert len(stream.operator.state) == 1
 
 
 def test_what_was_held_up_on_its_way_is_not_late_after_a_silence(stream):
     """Event times lie far behind the clock on the wall; a silence closes the open window and no later one."""
     stream.batch((0, 1))
     assert stream.finals(stream.fire()) == [(0, 1)]
-    assert stream.frontier == 10 * S
+    assert stream.operator.frontier == 10 * S
     stream.batch((0, 11))
     assert stream.finals(stream.fire()) == [(10, 1)]

@@ -148,10 +148,22 @@ ONE_LINE = {
         f"{', '.join(DRIFT)}, auto"
     ),
     spec("drift: {methods: [3]}"): (
-        f"m.yaml:12: spec.drift.methods[0]: a whole number is no name: known are: {', '.join(DRIFT)}, auto"
+        f"m.yaml:12: spec.drift.methods[0]: a whole number is no name: known are: "
+        f"{', '.join(name for name in DRIFT if name != 'callable')}, auto"
     ),
     spec("drift: {methods: [{threshold: 0.1}]}"): (
         f"m.yaml:12: spec.drift.methods[0]: give the drift method a name; known are: {', '.join(DRIFT)}, auto"
+    ),
+    spec("drift: {methods: [ks, nowhere.tests:mine]}"): (
+        "m.yaml:12: spec.drift.methods[1]: there is no module 'nowhere': "
+        "install it where the monitor runs, or put its directory on PYTHONPATH"
+    ),
+    spec("drift: {columns: {length: [{name: callable, function: 'stattests:NOT_A_FUNCTION'}]}}"): (
+        "m.yaml:12: spec.drift.columns.length[0].function: 'stattests:NOT_A_FUNCTION' is no function: it is of type int"
+    ),
+    spec("drift: {methods: [callable]}"): "m.yaml:12: spec.drift.methods[0].function: is missing: add it",
+    spec("drift: {methods: [{name: callable, function: 'stattests:apart', direction: up}]}"): (
+        "m.yaml:12: spec.drift.methods[0].direction: 'up' is not known here: known are: p-value, distance"
     ),
     spec("drift: {methods: [{name: ks, threshold: 3}]}"): (
         "m.yaml:12: spec.drift.methods[0].threshold: 3 is out of range: it must be at most 1"
@@ -367,7 +379,8 @@ def documents(draw: st.DrawFn) -> ModelMonitor:
             features.append({"name": name, "type": "categorical", "categories": categories})
     pane = draw(DURATIONS)
     methods = st.lists(
-        st.sampled_from(["auto", *DRIFT]) | st.builds(dict, name=st.just("psi"), threshold=st.floats(0.01, 1))
+        st.sampled_from(["auto", "stattests:apart", *(name for name in DRIFT if name != "callable")])
+        | st.builds(dict, name=st.just("psi"), threshold=st.floats(0.01, 1))
     )
     return ModelMonitor.model_validate(
         {

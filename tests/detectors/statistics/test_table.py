@@ -37,12 +37,7 @@ PLAN = Plan(
     distinct=True,
     sample=10,
     embeddings=(
-        Embedding(
-            np.array([200.0, 1.0]),
-            np.array([140.0, 1.0]),
-            np.array([[0.3, 1.0, -2.0], [0.1, -0.7, 1.5]]),
-            np.arange(3.0),
-        ),
+        Embedding(np.array([200.0, 1.0]), np.array([140.0, 1.0]), np.array([[0.3, 1.0, -2.0], [0.1, -0.7, 1.5]])),
     ),
 )
 
