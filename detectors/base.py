@@ -57,16 +57,23 @@ class DriftDetector(Settings):
     `score`; everything that all methods share is here.
     """
 
+    name: str
+    threshold: float
+
     direction: ClassVar[Direction]
     """``p-value``: small means drift. ``distance``: large means drift."""
     strict: ClassVar[bool] = False
     """Whether a score that equals the threshold is not yet drift."""
+    unit: ClassVar[str]
+    """Of its score and its threshold."""
     applies_to: ClassVar[frozenset[ColumnType]]
     needs_values: ClassVar[bool] = False
     """Whether counts are not enough: without every value it wants those of a sample of rows (`ColumnSummary.sample`)."""
 
-    name: str
-    threshold: float
+    @property
+    def label(self) -> str:
+        """What its answers are called in reports: the name, unless that says too little."""
+        return self.name
 
     def compare(self, reference: "ColumnSummary", window: "ColumnSummary") -> Verdict:
         """Score one column of a window against the same column of the reference, and decide.
@@ -196,8 +203,13 @@ class FittedOutlierDetector(Protocol):
 class OutlierDetector(Settings):
     """The settings of one outlier detector; `fit` turns them and the reference into limits.
 
-    A subclass has ``name: Literal["its_name"] = "its_name"`` and its parameters as fields, each with its unit.
+    A subclass has ``name: Literal["its_name"] = "its_name"`` and its parameters as fields, each with its unit, and the class
+    variables here.
     """
+
+    applies_to: ClassVar[frozenset[ColumnType]]
+    unit: ClassVar[str]
+    """Of the scores: `Flagged.scores` and `Flagged.threshold`."""
 
     name: str
 
@@ -220,6 +232,8 @@ class LearnedOutlierDetector(OutlierDetector):
     It looks at the numeric columns together. The model is a handful of named arrays, which the baseline keeps; nothing of it is
     code, so reading one from disk can run none.
     """
+
+    applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
 
     false_alarm_rate: float = Field(0.001, gt=0, lt=1)
     """Share of clean instances that it flags: the threshold is that quantile of the scores of reference rows that the model has not seen."""

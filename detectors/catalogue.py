@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
@@ -11,17 +12,33 @@ from pydantic_core import CoreSchema
 from detectors.settings import Settings
 
 
-class _BareName:
-    """Adds the shorthand to the JSON Schema, so that editors offer the names."""
+@dataclass(frozen=True, slots=True)
+class Shorthand:
+    """A bare text that is no name but a setting of one member."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
+    mark: str
+    """What such a text holds, and no name does."""
+    name: str
+    """The member."""
+    field: str
+    """Its setting that the text is."""
+    pattern: str
+    """Regular expression of such texts, for the JSON Schema."""
+
+
+class _BareName:
+    """Adds what may be written in place of a mapping to the JSON Schema, so that editors offer the names."""
+
+    def __init__(self, names: list[str], shorthand: Shorthand | None) -> None:
+        self.texts: list[JsonSchemaValue] = [{"type": "string", "enum": names}]
+        if shorthand is not None:
+            self.texts.append({"type": "string", "pattern": shorthand.pattern})
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [{"type": "string", "enum": self.names}, handler(schema)]}
+        return {"anyOf": [*self.texts, handler(schema)]}
 
 
-def one_of(kind: str, catalogue: Mapping[str, type[Settings]]) -> Any:
+def one_of(kind: str, catalogue: Mapping[str, type[Settings]], shorthand: Shorthand | None = None) -> Any:
     """The type of a field that holds one member of a catalogue.
 
     It takes ``ks``, ``{name: ks, threshold: 0.01}`` or a member itself. An unknown name is answered with the known
@@ -31,11 +48,14 @@ def one_of(kind: str, catalogue: Mapping[str, type[Settings]]) -> Any:
     ----------
     kind
         What a member is called in messages, for example ``drift method``.
+    shorthand
+        What else a bare text may be.
     """
 
     def with_name(value: Any) -> Any:
         if isinstance(value, str):
-            value = {"name": value}
+            short = shorthand if shorthand is not None and shorthand.mark in value else None
+            value = {"name": value} if short is None else {"name": short.name, short.field: value}
         if isinstance(value, Mapping):
             name = value.get("name")
             if name is None:
@@ -51,4 +71,7 @@ def one_of(kind: str, catalogue: Mapping[str, type[Settings]]) -> Any:
     members = tuple(catalogue.values())
     union: Any = Union[members]  # noqa: UP007 - members are only known at run time
     tagged = Annotated[union, Field(discriminator="name")] if len(members) > 1 else union
-    return Annotated[tagged, BeforeValidator(with_name), _BareName(list(catalogue))]
+    bare = [
+        name for name, member in catalogue.items() if not any(f.is_required() for f in member.model_fields.values())
+    ]
+    return Annotated[tagged, BeforeValidator(with_name), _BareName(bare, shorthand)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from detectors.base import DriftDetector, OutlierDetector
+from detectors.settings import Settings
 
 _SYMBOL = {("p-value", False): "<=", ("p-value", True): "<", ("distance", False): ">=", ("distance", True): ">"}
 
@@ -20,6 +20,8 @@ class Parameter:
     """As in a ModelMonitor."""
     default: Any
     """None where it must be given."""
+    required: bool
+    """Whether it must be given."""
     meaning: str
     """What it does, with its unit."""
 
@@ -34,35 +36,41 @@ class Description:
     applies_to: tuple[str, ...] | None
     """Types of column; None where the class does not say."""
     direction: str | None
-    """`p-value` or `distance`; None of an outlier detector, whose score is large when it flags."""
+    """`p-value` or `distance`; None of a detector that only alarms, whose score is large when it does."""
+    unit: str | None
+    """Of its score and its threshold; None where the class does not say."""
     drifted_when: str | None
-    """For example ``score <= 0.05``, with the default threshold; None of an outlier detector."""
+    """For example ``score <= 0.05``, with the default threshold; None of a detector that only alarms."""
     threshold: float | None
-    """The default; None of an outlier detector, which has parameters instead."""
+    """The default of a method's threshold; None of a detector that only alarms, which has parameters instead."""
     parameters: tuple[Parameter, ...]
 
 
-def describe(detector: type[DriftDetector] | type[OutlierDetector]) -> Description:
+def describe(detector: type[Settings]) -> Description:
     """What one class of a catalogue does, takes and answers."""
     doc = inspect.getdoc(detector) or ""
     meanings = parameter_docs(doc)
     fields = detector.model_fields
     direction, rule, threshold = None, None, None
-    if issubclass(detector, DriftDetector):
+    if "direction" in fields:  # of a function that a ModelMonitor names, which decides itself
+        direction, threshold, rule = fields["direction"].default, fields["threshold"].default, "the function says so"
+    elif hasattr(detector, "direction"):
         direction, threshold = detector.direction, fields["threshold"].default
-        rule = f"score {_SYMBOL[direction, detector.strict]} {threshold:g}"
+        rule = f"score {_SYMBOL[direction, detector.strict]} {threshold:g}"  # type: ignore[attr-defined]
     applies_to = getattr(detector, "applies_to", None)
     return Description(
         name=fields["name"].default,
         summary=re.split(r"(?<=\.)\s|:\s|:$", " ".join(doc.partition("\n\n")[0].split()))[0].rstrip("."),
         applies_to=None if applies_to is None else tuple(sorted(applies_to, reverse=True)),
         direction=direction,
+        unit=getattr(detector, "unit", None),
         drifted_when=rule,
         threshold=threshold,
         parameters=tuple(
             Parameter(
                 field.alias or name,
                 None if field.default is PydanticUndefined else field.default,
+                field.is_required(),
                 meanings.get(name) or " ".join((field.description or "").split()),
             )
             for name, field in fields.items()

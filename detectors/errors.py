@@ -3,7 +3,8 @@
 DetectorError
 ├── SummaryFormatError      bytes that are not a summary of this version
 ├── IncompatibleSummaries   two summaries that were not counted on the same plan
-└── NotApplicable           a detector asked about a column it is not made for
+├── NotApplicable           a detector asked about a column it is not made for
+└── NoAnswer                a function of the user's returned no score
 """
 
 
@@ -21,3 +22,7 @@ class IncompatibleSummaries(DetectorError):
 
 class NotApplicable(DetectorError):
     """A detector was asked about a column type, or a size, that its method is not defined for."""
+
+
+class NoAnswer(DetectorError):
+    """A function that a ModelMonitor names returned something that is no score and verdict."""

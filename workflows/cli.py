@@ -409,35 +409,53 @@ def report_run(
 # ---------------------------------------------------------------------------------------------------------------------
 @detectors.command("list")
 def detectors_list(*, as_json: AsJson = False) -> int:
-    """List every drift method and outlier detector, with what it is made for and its default settings."""
+    """List every drift method and every detector, with what it is made for, its unit and its default settings."""
     import dataclasses
 
     from detectors.describe import describe
     from detectors.drift import DRIFT
+    from detectors.multivariate import MULTIVARIATE
     from detectors.outliers import OUTLIERS
+    from detectors.sequential import SEQUENTIAL
 
-    drift, outliers = [describe(each) for each in DRIFT.values()], [describe(each) for each in OUTLIERS.values()]
-    if as_json:
-        _print_json(
-            {"drift": [dataclasses.asdict(each) for each in drift], "outliers": [*map(dataclasses.asdict, outliers)]}
+    catalogue = {
+        kind: [describe(each) for each in members.values()]
+        for kind, members in (
+            ("drift", DRIFT),
+            ("multivariate", MULTIVARIATE),
+            ("sequential", SEQUENTIAL),
+            ("outliers", OUTLIERS),
         )
+    }
+    if as_json:
+        _print_json({kind: [*map(dataclasses.asdict, members)] for kind, members in catalogue.items()})
         return 0
     console = _console()
-    table = _table("drift method", "columns", "score", "drifted when", "what it is", "settings")
-    for each in drift:
-        made_for = ", ".join(each.applies_to or ())
-        table.add_row(each.name, made_for, each.direction, each.drifted_when, each.summary, _settings_of(each))
-    console.print(table)
-    table = _table("outlier detector", "columns", "what it is", "settings")
-    for each in outliers:
-        table.add_row(each.name, ", ".join(each.applies_to or ()), each.summary, _settings_of(each))
-    console.print(table)
+    for title, kind in (("drift method", "drift"), ("multivariate method", "multivariate")):
+        table = _table(title, "columns", "score", "unit", "drifted when", "what it is", "settings")
+        for each in catalogue[kind]:
+            table.add_row(
+                each.name,
+                ", ".join(each.applies_to or ()),
+                each.direction,
+                each.unit,
+                each.drifted_when,
+                each.summary,
+                _settings_of(each),
+            )
+        console.print(table)
+    for title, kind in (("sequential detector", "sequential"), ("outlier detector", "outliers")):
+        table = _table(title, "columns", "unit of the score", "what it is", "settings")
+        for each in catalogue[kind]:
+            table.add_row(each.name, ", ".join(each.applies_to or ()), each.unit, each.summary, _settings_of(each))
+        console.print(table)
     return 0
 
 
 def _settings_of(description: Any) -> str:
     return "\n".join(
-        f"{each.name} = {json.dumps(each.default)}: {each.meaning.replace('``', '')}" for each in description.parameters
+        f"{each.name}{'' if each.required else f' = {json.dumps(each.default)}'}: {each.meaning.replace('``', '')}"
+        for each in description.parameters
     )
 
 

@@ -16,6 +16,7 @@ from detectors.drift.psi import PopulationStability
 from detectors.drift.tvd import TotalVariation
 from detectors.drift.wasserstein import Wasserstein
 from detectors.drift.z import ProportionsZ
+from detectors.for_evidently import SHORTHAND, StatTestFunction
 from detectors.frequencies import union_distinct
 from detectors.statistics.column import ColumnSummary
 
@@ -32,14 +33,15 @@ DRIFT: dict[str, type[DriftDetector]] = {
     "g_test": GTest,
     "TVD": TotalVariation,
     "empirical_mmd": EmpiricalMMD,
+    "callable": StatTestFunction,
 }
 """Every drift method by its name, which is Evidently's where Evidently has it."""
 
 if TYPE_CHECKING:
     DriftMethod = DriftDetector
 else:
-    DriftMethod = one_of("drift method", DRIFT)
-"""Field type of a ModelMonitor: ``ks``, or ``{name: ks, threshold: 0.01}``."""
+    DriftMethod = one_of("drift method", DRIFT, SHORTHAND)
+"""Field type of a ModelMonitor: ``ks``, or ``{name: ks, threshold: 0.01}``, or ``mypackage.tests:my_stattest``."""
 
 _SMALL_REFERENCE = 1000
 _FEW_VALUES = 5

@@ -46,6 +46,7 @@ class ChiSquare(DriftDetector):
 
     direction: ClassVar[Direction] = "p-value"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"categorical"})
 
     name: Literal["chisquare"] = "chisquare"

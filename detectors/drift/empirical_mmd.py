@@ -58,6 +58,7 @@ class EmpiricalMMD(DriftDetector):
 
     direction: ClassVar[Direction] = "p-value"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
     needs_values: ClassVar[bool] = True
 

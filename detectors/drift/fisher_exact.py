@@ -56,6 +56,7 @@ class FisherExact(DriftDetector):
 
     direction: ClassVar[Direction] = "p-value"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"categorical"})
 
     name: Literal["fisher_exact"] = "fisher_exact"

@@ -48,6 +48,7 @@ class GTest(DriftDetector):
 
     direction: ClassVar[Direction] = "p-value"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"categorical"})
 
     name: Literal["g_test"] = "g_test"

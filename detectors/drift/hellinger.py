@@ -44,6 +44,7 @@ class Hellinger(DriftDetector):
     """
 
     direction: ClassVar[Direction] = "distance"
+    unit: ClassVar[str] = "dimensionless, 0 to 1"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric", "categorical"})
 
     name: Literal["hellinger"] = "hellinger"

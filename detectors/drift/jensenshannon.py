@@ -46,6 +46,7 @@ class JensenShannon(DriftDetector):
     """
 
     direction: ClassVar[Direction] = "distance"
+    unit: ClassVar[str] = "dimensionless, 0 to 0.83"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric", "categorical"})
 
     name: Literal["jensenshannon"] = "jensenshannon"

@@ -44,6 +44,7 @@ class KullbackLeibler(DriftDetector):
     """
 
     direction: ClassVar[Direction] = "distance"
+    unit: ClassVar[str] = "nats"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric", "categorical"})
 
     name: Literal["kl_div"] = "kl_div"

@@ -1,6 +1,5 @@
-import math
 import warnings
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +11,22 @@ from detectors.base import ColumnType, Direction, DriftDetector, Score
 from detectors.distribution import Distribution, distribution
 from detectors.errors import NotApplicable
 from detectors.frequencies import differences
-from detectors.statistics.column import ColumnSummary
+from detectors.statistics.column import ColumnSummary, once
+from detectors.statistics.ruler import Ruler
+
+T = TypeVar("T", float, NDArray[np.float64])
 
 _EXACT_SIZE = 10_000
 """Up to this size of the larger sample scipy counts lattice paths instead of taking the limiting distribution."""
 _TAIL = 2.2
+"""From this ``n d^2`` on the p-value is Smirnov's sum, but for what floats of this size cannot show."""
+_NOTHING = 370.0
+"""From this ``n d^2`` on the p-value is less than any float."""
+_MANY = 700
+"""From so many terms on, Smirnov's sum is taken as an integral."""
+_POINTS = 256
+_ODD = 1 / np.arange(31.0, 1.0, -2.0)
+"""1/31, 1/29, ..., 1/3."""
 
 
 class KolmogorovSmirnov(DriftDetector):
@@ -55,6 +65,7 @@ class KolmogorovSmirnov(DriftDetector):
     """
 
     direction: ClassVar[Direction] = "p-value"
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
 
     name: Literal["ks"] = "ks"
@@ -66,23 +77,20 @@ class KolmogorovSmirnov(DriftDetector):
         exact = a.exact and b.exact
         if max(a.total, b.total) <= _EXACT_SIZE:
             value = _exact_p(*_samples(reference, window, a, b))
-        elif exact:
-            # D of two whole samples is next to a value of the smaller one.
-            at = min(a, b, key=lambda sample: sample.total).corners
-            d = max(_largest(a.upto(at), b.upto(at), a, b), _largest(a.below(at), b.below(at), a, b))
-            value = float(stats.kstwo.sf(d, _effective_size(a, b)))
         else:
-            at = _marks(reference, window)
-            value = _approximate_p(_largest(a.upto(at), b.upto(at), a, b), _effective_size(a, b))
+            if exact:
+                # D of two whole samples is next to a value of the smaller one.
+                at = min(a, b, key=lambda sample: sample.total).corners
+                d = max(_largest(a.upto(at), b.upto(at), a, b), _largest(a.below(at), b.below(at), a, b))
+            else:
+                ruler = _ruler(reference, window)
+                d = _largest(_upto_marks(reference, a, ruler), _upto_marks(window, b, ruler), a, b)
+            value = _limiting_p(d, round(a.total * b.total / (a.total + b.total)))
         return Score(min(max(value, 0.0), 1.0), exact, differences(reference, window))
 
 
 def _largest(p: NDArray[np.float64], q: NDArray[np.float64], a: Distribution, b: Distribution) -> float:
     return float(np.max(np.abs(p / a.total - q / b.total)))
-
-
-def _effective_size(a: Distribution, b: Distribution) -> int:
-    return round(a.total * b.total / (a.total + b.total))
 
 
 def _exact_p(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -92,11 +100,45 @@ def _exact_p(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         return float(stats.ks_2samp(a, b).pvalue)
 
 
-def _approximate_p(d: float, n: int) -> float:
-    """The tail that scipy sums over n terms, which takes it 0.1 s, in Maag and Dicaire's form: off by 5e-6 at most."""
-    if n > _EXACT_SIZE and n * d**2 > _TAIL:
-        return 2 * math.exp(-((6 * n * d + 1) ** 2) / (18 * n))
+def _limiting_p(d: float, n: int) -> float:
+    """P-value of d in the distribution of D for one sample of n, as scipy's, where it sums n terms in a thousandth of the time."""
+    if n * d**2 >= _NOTHING:
+        return 0.0
+    if n * d**2 >= _TAIL and n >= _MANY and d < 0.5:
+        return _smirnov(d, n)
     return float(stats.kstwo.sf(d, n))
+
+
+def _smirnov(d: float, n: int) -> float:
+    """Twice Smirnov's sum over ``j`` of ``C(n,j) d (d + j/n)^(j-1) (1 - d - j/n)^(n-j)``, to a relative error of 1e-12.
+
+    The terms are a smooth function of j that vanishes with all its derivatives at both ends. So their sum is the integral, and
+    so is the trapezoidal rule on far fewer points. The binomial in saddle-point form loses no digits.
+
+    References
+    ----------
+    Loader (2000), Fast and accurate computation of binomial probabilities; Trefethen & Weideman (2014), SIAM Review 56(3).
+    """
+    t = n * d
+    step = (n - t) / _POINTS
+    j = step * np.arange(1, _POINTS)
+    k = n - j
+    exponent = _stirling(n) - _stirling(j) - _stirling(k) - j * _above_log(t / j) - k * _above_log(-t / k)
+    terms = t / (t + j) * np.sqrt(n / (2 * np.pi * j * k)) * np.exp(exponent)
+    return 2 * step * float(terms.sum())
+
+
+def _stirling(m: T) -> T:
+    """Log of m! less Stirling's formula for it."""
+    r = 1 / (m * m)
+    return (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r / 1680))) / m
+
+
+def _above_log(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``u - log(1 + u)``, by the series of its logarithm where the two nearly cancel."""
+    s = u / (2 + u)
+    near = s * (u - 2 * s * s * np.polyval(_ODD, s * s))
+    return np.where(np.abs(s) < 0.25, near, u - np.log1p(u))
 
 
 def _samples(
@@ -105,15 +147,30 @@ def _samples(
     """Two samples that have the same D at the marks; the samples themselves when they are whole."""
     if reference.values is not None and window.values is not None:
         return reference.values, window.values
-    marks = np.union1d(a.corners, b.corners) if a.exact and b.exact else _marks(reference, window)
-    counts = (np.rint(np.diff(sample.upto(marks), prepend=0.0)).astype(np.int64) for sample in (a, b))
-    p, q = (np.repeat(marks, count) for count in counts)
+    if a.exact and b.exact:
+        marks = np.union1d(a.corners, b.corners)
+        upto = a.upto(marks), b.upto(marks)
+    else:
+        ruler = _ruler(reference, window)
+        marks = ruler.ceilings
+        upto = _upto_marks(reference, a, ruler), _upto_marks(window, b, ruler)
+    p, q = (np.repeat(marks, np.rint(np.diff(counts, prepend=0.0)).astype(np.int64)) for counts in upto)
     return p, q
 
 
-def _marks(reference: ColumnSummary, window: ColumnSummary) -> NDArray[np.float64]:
+def _upto_marks(column: ColumnSummary, known: Distribution, ruler: Ruler) -> NDArray[np.float64]:
+    """(bins,) how many values are at most the upper mark of each bin."""
+    return _cumulated(column) if column.ruler is ruler and column.bins is not None else known.upto(ruler.ceilings)
+
+
+@once
+def _cumulated(column: ColumnSummary) -> NDArray[np.float64]:
+    return np.cumsum(column.bins, dtype=np.float64)
+
+
+def _ruler(reference: ColumnSummary, window: ColumnSummary) -> Ruler:
     ruler = reference.ruler or window.ruler
     if ruler is None:
         msg = f"column {window.name!r} has neither its values nor ruler counts: build a baseline first"
         raise NotApplicable(msg)
-    return np.append(ruler.marks, np.inf)
+    return ruler

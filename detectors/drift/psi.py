@@ -43,6 +43,7 @@ class PopulationStability(DriftDetector):
     """
 
     direction: ClassVar[Direction] = "distance"
+    unit: ClassVar[str] = "nats"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric", "categorical"})
 
     name: Literal["psi"] = "psi"

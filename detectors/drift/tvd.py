@@ -53,6 +53,7 @@ class TotalVariation(DriftDetector):
 
     direction: ClassVar[Direction] = "p-value"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"categorical"})
 
     name: Literal["TVD"] = "TVD"

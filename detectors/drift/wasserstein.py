@@ -51,6 +51,7 @@ class Wasserstein(DriftDetector):
     """
 
     direction: ClassVar[Direction] = "distance"
+    unit: ClassVar[str] = "standard deviations of the reference"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
 
     name: Literal["wasserstein"] = "wasserstein"

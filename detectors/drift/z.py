@@ -45,6 +45,7 @@ class ProportionsZ(DriftDetector):
 
     direction: ClassVar[Direction] = "p-value"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"categorical"})
 
     name: Literal["z"] = "z"

@@ -1,11 +1,11 @@
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
-from detectors.base import FittingColumn, OutlierDetector
+from detectors.base import ColumnType, FittingColumn, OutlierDetector
 from detectors.limits import FittedLimits, Limits
 
 
@@ -42,6 +42,9 @@ class Bounds(OutlierDetector):
     >>> flagged.rows.tolist(), flagged.scores.tolist()
     ([1], [1.5])
     """
+
+    applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
+    unit: ClassVar[str] = "1 + widths of the allowed range"
 
     name: Literal["bounds"] = "bounds"
     source: Literal["auto", "declared", "reference"] = "auto"

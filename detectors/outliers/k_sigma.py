@@ -1,11 +1,11 @@
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
-from detectors.base import FittingColumn, OutlierDetector
+from detectors.base import ColumnType, FittingColumn, OutlierDetector
 from detectors.limits import FittedLimits, Limits
 from detectors.statistics.column import ColumnSummary
 
@@ -41,6 +41,9 @@ class KSigma(OutlierDetector):
     >>> flagged.rows.tolist(), flagged.scores.tolist(), flagged.low.tolist(), flagged.high.tolist()
     ([1], [3.5], [10.0], [70.0])
     """
+
+    applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
+    unit: ClassVar[str] = "standard deviations of the reference"
 
     name: Literal["k_sigma"] = "k_sigma"
     k: float = Field(3.0, gt=0)

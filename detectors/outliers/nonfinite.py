@@ -1,12 +1,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from detectors.base import FittingColumn, Flagged, OutlierDetector
+from detectors.base import ColumnType, FittingColumn, Flagged, OutlierDetector
 from detectors.cells import cells
 from detectors.statistics.block import Block
 
@@ -34,6 +34,9 @@ class NonFinite(OutlierDetector):
     >>> NonFinite().fit([age]).flag(block).rows.tolist()
     [1]
     """
+
+    applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
+    unit: ClassVar[str] = "values"
 
     name: Literal["nonfinite"] = "nonfinite"
     always: bool = False

@@ -1,11 +1,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from typing_extensions import override
 
-from detectors.base import FittingColumn, Flagged, OutlierDetector
+from detectors.base import ColumnType, FittingColumn, Flagged, OutlierDetector
 from detectors.statistics.block import Block
 
 
@@ -31,6 +31,9 @@ class UnseenCategory(OutlierDetector):
     >>> UnseenCategory().fit([origin]).flag(block).rows.tolist()
     [1]
     """
+
+    applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"categorical"})
+    unit: ClassVar[str] = "values"
 
     name: Literal["unseen_category"] = "unseen_category"
 

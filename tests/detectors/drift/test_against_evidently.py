@@ -6,8 +6,8 @@ from sklearn import datasets
 
 from detectors.drift import DRIFT, default_method
 
-ELSEWHERE = {"fisher_exact", "g_test", "TVD", "empirical_mmd"}
-"""Evidently refuses most windows or draws at random: see test_resampled.py."""
+ELSEWHERE = {"fisher_exact", "g_test", "TVD", "empirical_mmd", "callable"}
+"""Evidently refuses most windows or draws at random (see test_resampled.py), or is what is called (test_for_evidently.py)."""
 NUMERIC = [name for name, method in DRIFT.items() if "numeric" in method.applies_to and name not in ELSEWHERE]
 CATEGORICAL = [name for name, method in DRIFT.items() if "categorical" in method.applies_to and name not in ELSEWHERE]
 

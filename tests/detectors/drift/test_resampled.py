@@ -93,7 +93,7 @@ def test_a_category_that_never_was_is_drift_for_g():
     assert next(iter(verdict.explanation)) == "c"
 
 
-@pytest.mark.parametrize("name", [*DRIFT])
+@pytest.mark.parametrize("name", [name for name in DRIFT if name != "callable"])
 def test_one_category_is_no_drift(name, columns):
     if "categorical" in DRIFT[name].applies_to:
         verdict = DRIFT[name]().compare(*columns.pair(["a"] * 7, ["a"] * 12))
