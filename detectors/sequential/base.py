@@ -119,6 +119,7 @@ class SequentialDetector(Settings, Generic[M]):
 
     binary: ClassVar[bool] = False
     """Whether it wants errors: 0 right, 1 wrong (or values between). What lies outside [0, 1] is skipped like a missing value."""
+
     name: str
 
     def start(self) -> "State[M]":

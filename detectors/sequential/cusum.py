@@ -35,7 +35,7 @@ class Cusum(SequentialDetector[CusumMemory]):
 
     ``z = (x - mean) / std``, ``up = max(0, up + z - slack)``, ``down = max(0, down - z - slack)``; drift when one of them is above
     the threshold. The statistic is that sum, in standard deviations. A step of more than ``2 (threshold + slack)`` counts as that,
-    which decides the same and keeps the arithmetic exact to 1e-9.
+    which decides the same and keeps the sums exact to 1e-9 of the threshold.
 
     A target that is not given is estimated (sample mean, standard deviation with n - 1) over the first ``warm_up`` observations,
     after the start and after each alarm, and then frozen: a running mean would chase the very shift that is looked for. The last
@@ -79,7 +79,7 @@ class Cusum(SequentialDetector[CusumMemory]):
 
     References
     ----------
-    Page (1954), Biometrika 41(1/2); Siegmund (1985), Sequential Analysis, 2.6; Montgomery (2013), Statistical Quality Control, 9.1.
+    Page (1954), Biometrika 41(1/2); Siegmund (1985), Sequential Analysis; Montgomery (2013), Statistical Quality Control, 9.1.
     """
 
     name: Literal["cusum"] = "cusum"

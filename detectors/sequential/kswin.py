@@ -72,7 +72,7 @@ class Kswin(SequentialDetector[KswinMemory]):
     alpha: float = Field(0.005, gt=0, lt=1)
     window_size: int = Field(100, ge=4, le=10_000)
     stat_size: int = Field(30, ge=2)
-    seed: int = Field(0, ge=0, lt=1 << 64)
+    seed: int = Field(0, ge=0, lt=1 << 32)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
