@@ -430,25 +430,20 @@ def detectors_list(*, as_json: AsJson = False) -> int:
     if as_json:
         _print_json({kind: [*map(dataclasses.asdict, members)] for kind, members in catalogue.items()})
         return 0
-    console = _console()
-    for title, kind in (("drift method", "drift"), ("multivariate method", "multivariate")):
-        table = _table(title, "columns", "score", "unit", "drifted when", "what it is", "settings")
-        for each in catalogue[kind]:
-            table.add_row(
-                each.name,
-                ", ".join(each.applies_to or ()),
-                each.direction,
-                each.unit,
-                each.drifted_when,
-                each.summary,
-                _settings_of(each),
-            )
-        console.print(table)
-    for title, kind in (("sequential detector", "sequential"), ("outlier detector", "outliers")):
-        table = _table(title, "columns", "unit of the score", "what it is", "settings")
-        for each in catalogue[kind]:
-            table.add_row(each.name, ", ".join(each.applies_to or ()), each.unit, each.summary, _settings_of(each))
-        console.print(table)
+    for kind, members in catalogue.items():
+        columns: dict[str, list[str | None]] = {
+            "columns": [", ".join(each.applies_to or ()) for each in members],
+            "score": [each.direction for each in members],
+            "unit of the score": [each.unit for each in members],
+            "drifted when": [each.drifted_when for each in members],
+            "what it is": [each.summary for each in members],
+            "settings": [_settings_of(each) for each in members],
+        }
+        said = {head: column for head, column in columns.items() if any(column)}
+        table = _table(kind, *said)
+        for each, row in zip(members, zip(*said.values(), strict=True), strict=True):
+            table.add_row(each.name, *row)
+        _console().print(table)
     return 0
 
 
