@@ -1,5 +1,6 @@
 """Outlier detectors: what each flags, and what all keep to."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -9,18 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter, ValidationError
 
-from detectors.base import FittingColumn
-from detectors.outliers import OUTLIERS, OutlierMethod
+from detectors.base import FittingColumn, Flagged
+from detectors.outliers import LEARNED, OUTLIERS, OutlierMethod
 from detectors.outliers.bounds import Bounds
 from detectors.outliers.k_sigma import KSigma
 from detectors.outliers.missing import Missing
 from detectors.outliers.nonfinite import NonFinite
 from detectors.outliers.unseen_category import UnseenCategory
+from detectors.outliers.wrong_type import WrongType
 from detectors.statistics.block import Block, Codes
 from detectors.statistics.column import ColumnSummary
 
 
-def block(numeric, missing=None, *categorical):
+def block(numeric, missing=None, *categorical, wrong=None):
     numeric = np.asarray(numeric, float)
     codes = []
     for column in categorical:
@@ -28,23 +30,31 @@ def block(numeric, missing=None, *categorical):
         codes.append(
             Codes(np.array([-1 if v is None else values.index(v) for v in column], np.int32).reshape(-1), values)
         )
-    return Block(numeric, np.zeros(numeric.shape, bool) if missing is None else np.asarray(missing, bool), tuple(codes))
+    missing = np.zeros(numeric.shape, bool) if missing is None else np.asarray(missing, bool)
+    return Block(numeric, missing, tuple(codes), wrong=wrong)
 
 
 @pytest.fixture(scope="session")
-def fitting(columns):
-    """Two numeric columns and a categorical one, without missing values."""
+def reference():
+    """Two numeric columns that hang together, one of them skewed."""
     rng = np.random.default_rng(5)
+    x = rng.normal(10.0, 2.0, 2000)
+    return np.column_stack((x, np.exp((x - 10) / 2) + rng.exponential(0.1, 2000)))
+
+
+@pytest.fixture(scope="session")
+def fitting(columns, reference):
+    """Those columns and a categorical one, without missing values."""
     return [
-        FittingColumn(columns.numeric(rng.normal(10.0, 2.0, 500))),
-        FittingColumn(columns.numeric(rng.exponential(size=500))),
+        *(FittingColumn(columns.numeric(x)) for x in reference.T),
         FittingColumn(columns.categorical(["a", "b"] * 50)),
     ]
 
 
 @pytest.fixture(scope="session", params=list(OUTLIERS))
-def fitted(request, fitting):
-    return OUTLIERS[request.param]().fit(fitting)
+def fitted(request, fitting, reference):
+    detector = OUTLIERS[request.param]()
+    return detector.fitted(fitting, detector.learn(reference)) if request.param in LEARNED else detector.fit(fitting)
 
 
 anything = st.floats(allow_nan=True, allow_infinity=True)
@@ -57,7 +67,8 @@ def blocks(draw):
     numeric = draw(arrays(float, (rows, 2), elements=st.one_of(anything, st.floats(5, 15)), fill=st.just(1.0)))
     missing = draw(arrays(bool, (rows, 2))) & np.isnan(numeric)
     strings = draw(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=rows, max_size=rows))
-    return block(np.array(numeric, order=order), missing, strings)
+    wrong = draw(st.none() | arrays(bool, (rows, 3)))
+    return block(np.array(numeric, order=order), missing, strings, wrong=wrong)
 
 
 @given(rows=blocks())
@@ -80,15 +91,75 @@ def test_the_parts_of_an_answer_fit_together(fitted, rows):
         assert array.dtype == np.int64
 
 
-@given(rows=blocks(), at=st.integers(0, 12))
+def assert_same(one, other):
+    for name in ("rows", "scores", "cell_rows", "cell_columns", "low", "high", "contributions"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+
+
+def joined(parts, starts):
+    """The answers to the pieces of a block as one answer."""
+    counts = np.cumsum([0, *(len(part.rows) for part in parts)])
+
+    def all_of(name, shift):
+        return np.concatenate([getattr(part, name) + by for part, by in zip(parts, shift, strict=True)])
+
+    none = [0] * len(parts)
+    return Flagged(
+        all_of("rows", starts),
+        all_of("scores", none),
+        parts[0].threshold,
+        all_of("cell_rows", counts[:-1]),
+        *(all_of(name, none) for name in ("cell_columns", "low", "high", "contributions")),
+    )
+
+
+@given(rows=blocks(), cuts=st.lists(st.integers(0, 12), max_size=7))
 @settings(max_examples=40)
-def test_a_batch_may_be_cut_anywhere(fitted, rows, at):
-    at = min(at, rows.rows)
+def test_a_batch_may_be_cut_anywhere(fitted, rows, cuts):
+    cuts = [0, *sorted(min(cut, rows.rows) for cut in cuts), rows.rows]
+    parts = [fitted.flag(rows.take(slice(a, b))) for a, b in itertools.pairwise(cuts)]
+    assert_same(joined(parts, cuts[:-1]), fitted.flag(rows))
+
+
+def test_large_batches_may_be_cut_and_shuffled(fitted, reference):
+    """To the last bit, although matrix products are not so exact."""
+    rng = np.random.default_rng(8)
+    x = reference[rng.integers(0, len(reference), 9000)] + rng.normal(size=(9000, 2)) ** 5 * (
+        rng.random((9000, 1)) < 0.1
+    )
+    x[rng.random(x.shape) < 0.03] = np.nan
+    x[rng.random(x.shape) < 0.003] = 1e300
+    missing = np.isnan(x) & (rng.random(x.shape) < 0.5)
+    words = [["a", "b", "c", None][i] for i in rng.choice(4, 9000, p=[0.5, 0.48, 0.01, 0.01])]
+    rows = block(np.asfortranarray(x), missing, words, wrong=rng.random((9000, 3)) < 0.01)
     whole = fitted.flag(rows)
-    head, tail = fitted.flag(rows.take(slice(0, at))), fitted.flag(rows.take(slice(at, None)))
-    np.testing.assert_array_equal(whole.rows, np.concatenate((head.rows, tail.rows + at)))
-    np.testing.assert_array_equal(whole.scores, np.concatenate((head.scores, tail.scores)))
-    np.testing.assert_array_equal(whole.cell_columns, np.concatenate((head.cell_columns, tail.cell_columns)))
+    assert len(whole.rows) > 5
+    for pieces in range(2, 9):
+        cuts = [0, *np.sort(rng.integers(0, 9000, pieces - 1)).tolist(), 9000]
+        parts = [fitted.flag(rows.take(slice(a, b))) for a, b in itertools.pairwise(cuts)]
+        assert_same(joined(parts, cuts[:-1]), whole)
+    order = rng.permutation(9000)
+    shuffled = fitted.flag(rows.take(order))
+    back = np.argsort(order[shuffled.rows])
+    np.testing.assert_array_equal(order[shuffled.rows][back], whole.rows)
+    np.testing.assert_array_equal(shuffled.scores[back], whole.scores)
+    cells = np.lexsort((shuffled.cell_columns, order[shuffled.rows[shuffled.cell_rows]]))
+    np.testing.assert_array_equal(shuffled.cell_columns[cells], whole.cell_columns)
+    np.testing.assert_array_equal(shuffled.contributions[cells], whole.contributions)
+
+
+MAGNITUDE = ("bounds", "percentiles", "k_sigma", "tukey", "mad", "mahalanobis", "pca_reconstruction", "autoencoder")
+"""Detectors that look at how large a number is: an isolation forest only asks what it is larger than."""
+
+
+@given(row=st.integers(0, 3), column=st.integers(0, 1), value=st.sampled_from([1e300, -1e300, 1e9, -1e12, 1.7e308]))
+def test_a_number_that_is_far_out_is_flagged(fitted, row, column, value):
+    x = np.array([[10.0, 1.0]] * 4)
+    x[row, column] = value
+    flagged = fitted.flag(block(x, None, ["a"] * 4))
+    assert flagged.rows.tolist() == ([row] if fitted.name in MAGNITUDE else flagged.rows.tolist())
+    if fitted.name in MAGNITUDE:
+        assert flagged.cell_columns[np.argmax(flagged.contributions)] == column or fitted.name == "pca_reconstruction"
 
 
 def test_a_fitted_detector_travels(fitted):
@@ -98,10 +169,9 @@ def test_a_fitted_detector_travels(fitted):
     np.testing.assert_array_equal(again.flag(rows).scores, fitted.flag(rows).scores)
 
 
-def test_the_reference_itself_is_inside_its_bounds(fitting):
-    values = [column.reference.values for column in fitting[:2]]
-    rows = block(np.column_stack(values), None, ["a"] * 500)
-    for detector in (Bounds(), UnseenCategory(), Missing(), NonFinite()):
+def test_the_reference_itself_is_inside_its_bounds(fitting, reference):
+    rows = block(reference, None, ["a"] * len(reference))
+    for detector in (Bounds(), UnseenCategory(), Missing(), NonFinite(), WrongType()):
         assert len(detector.fit(fitting).flag(rows).rows) == 0
 
 
@@ -197,6 +267,17 @@ def test_nonfinite_values_are_flagged_where_there_never_were_any():
     columns = [declared(), declared(nonfinite=1)]
     assert NonFinite().fit(columns).flag(rows).cell_columns.tolist() == [0]
     assert NonFinite(always=True).fit(columns).flag(rows).scores.tolist() == [2.0]
+
+
+def test_cells_of_the_wrong_type_are_flagged():
+    rows = block([[np.nan], [1.0]], [[True], [False]], ["a", None], wrong=np.array([[True, False], [False, True]]))
+    both = [declared(), declared(counts={"a": 1})]
+    flagged = WrongType().fit(both).flag(rows)
+    assert flagged.rows.tolist() == [0, 1]
+    assert flagged.cell_columns.tolist() == [0, 1]
+    assert flagged.scores.tolist() == [1.0, 1.0]
+    assert WrongType().fit(both).flag(rows.take(np.array([1]))).rows.tolist() == [0]
+    assert WrongType().fit(both).flag(block([[np.nan]], [[True]], ["a"])).rows.tolist() == []
 
 
 @pytest.mark.parametrize("name", OUTLIERS)
