@@ -4,15 +4,21 @@ from typing import TYPE_CHECKING
 
 from detectors.base import DriftDetector
 from detectors.catalogue import one_of
+from detectors.drift.anderson import AndersonDarling
 from detectors.drift.chisquare import ChiSquare
+from detectors.drift.cramer_von_mises import CramerVonMises
+from detectors.drift.ed import EnergyDistance
 from detectors.drift.empirical_mmd import EmpiricalMMD
+from detectors.drift.es import EppsSingleton
 from detectors.drift.fisher_exact import FisherExact
 from detectors.drift.g_test import GTest
 from detectors.drift.hellinger import Hellinger
 from detectors.drift.jensenshannon import JensenShannon
 from detectors.drift.kl_div import KullbackLeibler
 from detectors.drift.ks import KolmogorovSmirnov
+from detectors.drift.mannw import MannWhitney
 from detectors.drift.psi import PopulationStability
+from detectors.drift.t_test import StudentT
 from detectors.drift.tvd import TotalVariation
 from detectors.drift.wasserstein import Wasserstein
 from detectors.drift.z import ProportionsZ
@@ -32,6 +38,12 @@ DRIFT: dict[str, type[DriftDetector]] = {
     "fisher_exact": FisherExact,
     "g_test": GTest,
     "TVD": TotalVariation,
+    "anderson": AndersonDarling,
+    "cramer_von_mises": CramerVonMises,
+    "mannw": MannWhitney,
+    "t_test": StudentT,
+    "ed": EnergyDistance,
+    "es": EppsSingleton,
     "empirical_mmd": EmpiricalMMD,
     "callable": StatTestFunction,
 }
