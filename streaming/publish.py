@@ -276,7 +276,8 @@ def _corrected(columns: list[ColumnDrift]) -> list[ColumnDrift]:
 
 def _below(p: float, column: ColumnDrift) -> bool:
     """Whether a p-value is drift by this column's method."""
-    return p < column.threshold or (p == column.threshold and not DRIFT[column.method].strict)
+    strict = column.method in DRIFT and DRIFT[column.method].strict
+    return p < column.threshold or (p == column.threshold and not strict)
 
 
 def _together(detector: MultivariateDetector, fitted: FittedMultivariate, window: Joint) -> MultivariateDrift:
@@ -319,7 +320,7 @@ def _compared(
         "name": reference.name,
         "source": source,
         "type": reference.type,
-        "method": method.name,
+        "method": method.label,
         "direction": method.direction,
         "auto": auto,
     }

@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from detectors.base import DriftDetector, LearnedOutlierDetector, OutlierDetector
 from detectors.drift import DriftMethod
+from detectors.for_evidently import UNRESOLVED
 from detectors.multivariate import MultivariateMethod
 from detectors.multivariate.base import MultivariateDetector
 from detectors.outliers import OutlierMethod
@@ -392,7 +393,7 @@ class Spec(Settings):
                     f"{series.statistic!r} is not among statistics.metrics, so no window has it: add it there",
                 )
             if series.score is not None and not any(
-                method == "auto" or method.name == series.score
+                method == "auto" or method.label == series.score
                 for method in (*self.drift.methods, *self.drift.columns.get(series.column or "", ()))
             ):
                 raise misplaced(
@@ -450,13 +451,16 @@ class ModelMonitor(Settings):
         return self.spec.kafka.topics.named(self.name)
 
 
-def parse(text: str, origin: str) -> ModelMonitor:
+def parse(text: str, origin: str, *, importing: bool = True) -> ModelMonitor:
     """Read a ModelMonitor from YAML.
 
     Parameters
     ----------
     origin
         Stands in messages: the file's name.
+    importing
+        Whether drift methods that are functions of the user's are imported, to see that they are there. A process that
+        computes no drift needs none of them.
 
     Raises
     ------
@@ -472,19 +476,20 @@ def parse(text: str, origin: str) -> ModelMonitor:
         said = f"holds {holds}, not a mapping: a ModelMonitor begins with 'apiVersion: {API_VERSION}'"
         raise InvalidMonitor([Problem(origin, None, "", said)])
     try:
-        return ModelMonitor.model_validate(document.value, by_alias=True, by_name=False)
+        context = None if importing else UNRESOLVED
+        return ModelMonitor.model_validate(document.value, by_alias=True, by_name=False, context=context)
     except ValidationError as error:
         raise InvalidMonitor(in_words(error.errors(include_url=False), document, json_schema())) from None
 
 
-def load(path: Path) -> ModelMonitor:
-    """Read a ModelMonitor from a file; raises InvalidMonitor also when there is none."""
+def load(path: Path, *, importing: bool = True) -> ModelMonitor:
+    """Read a ModelMonitor from a file, as `parse`; raises InvalidMonitor also when there is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise InvalidMonitor([Problem(str(path), None, "", f"cannot be read: {reason}")]) from None
-    return parse(text, str(path))
+    return parse(text, str(path), importing=importing)
 
 
 def dump(monitor: ModelMonitor) -> str:

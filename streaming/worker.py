@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from detectors.base import FittedOutlierDetector, FittedScore, FittingColumn, LearnedOutlierDetector
+from detectors.for_evidently import UNRESOLVED
 from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
 from detectors.outliers.wrong_type import WrongType
 from detectors.statistics.column import ColumnSummary
@@ -191,6 +192,7 @@ class Worker:
 @lru_cache(maxsize=8)
 def worker(task: Task) -> Worker:
     """What this process holds of a monitor; read from the store at the first call."""
-    monitor = ModelMonitor.model_validate_json(task.monitor)
+    # The driver has seen that the functions which it names are there; one that is not here is an error in the report.
+    monitor = ModelMonitor.model_validate_json(task.monitor, context=UNRESOLVED)
     baseline = Store(monitor.spec.reference.store).load(monitor.name, task.baseline)
     return Worker(monitor, baseline, task.baseline, task.started)

@@ -227,7 +227,7 @@ def reference_build(
     from reference.table import read_table
     from streaming.spec import load
 
-    spec = (model := load(config)).spec
+    spec = (model := load(config, importing=False)).spec
     with _progress() as progress:
         task = progress.add_task(f"reading {data.name}", total=None)
         table = read_table(data, spec.model)
@@ -272,7 +272,7 @@ def reference_show(
     from reference.store import Store
     from streaming.spec import load
 
-    model = load(config)
+    model = load(config, importing=False)
     section = model.spec.reference
     baseline = Store(section.store).load(model.name, version or section.version)
     if as_json:
@@ -298,7 +298,7 @@ def reference_list(config: Config, *, as_json: AsJson = False) -> int:
     from reference.store import Store
     from streaming.spec import load
 
-    model = load(config)
+    model = load(config, importing=False)
     store = Store(model.spec.reference.store)
     manifests = store.versions(model.name)
     try:
@@ -383,7 +383,7 @@ def logger_serve(config: Config) -> int:
     """Take CloudEvents over HTTP, as KServe's logger posts them, and answer when Kafka has them."""
     from streaming.spec import load
 
-    model = load(config)
+    model = load(config, importing=False)
 
     from streaming.logger import serve
 
@@ -399,7 +399,7 @@ def report_run(
     """Turn final windows into Evidently snapshots in a workspace, and one HTML page."""
     from streaming.spec import load
 
-    model = load(config)
+    model = load(config, importing=False)
 
     from streaming.reporter import run
 
@@ -465,7 +465,7 @@ def workflows_render(
     """Render the Argo workflows of a model as YAML: the same input gives the same bytes."""
     from streaming.spec import load
 
-    model = load(config)
+    model = load(config, importing=False)
 
     from workflows.render import rendered
 
