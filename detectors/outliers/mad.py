@@ -39,9 +39,9 @@ class MedianAbsoluteDeviation(OutlierDetector):
     Notes
     -----
     False alarms on a normal feature: 0.047 % of its clean values at 3.5; of instances with 30 independent normal features 1.4 %. Misleads
-    on skewed and heavy-tailed features: of exponential values 4.1 % are beyond 3.5, since the scale comes from the bulk alone. Nearest
-    neighbours: `k_sigma`, the same with mean and standard deviation, which outliers in the reference do move; `tukey`, whose two
-    sides need not be alike.
+    on skewed and heavy-tailed features: of exponential values 4.1 % are beyond 3.5, since the scale comes from the bulk alone.
+    Nearest neighbours: `k_sigma`, the same with mean and standard deviation, which outliers in the reference do move; `tukey`, whose
+    two sides need not be alike.
 
     Examples
     --------

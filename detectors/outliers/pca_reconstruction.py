@@ -33,8 +33,8 @@ class PcaReconstruction(ModelDetector):
     Notes
     -----
     Misleads on what moves along the components, however far: of features that hardly depend on one another some are components of their
-    own, and nothing in them is ever flagged. It asks whether the features still go together, not whether they are large. Nearest
-    neighbours: `mahalanobis`, which looks in all directions; `autoencoder`, the same with a curved surface for a plane.
+    own, and nothing in them is ever flagged. It asks whether the features still go together, not whether they are large.
+    Nearest neighbours: `mahalanobis`, which looks in all directions; `autoencoder`, the same with a curved surface for a plane.
 
     Examples
     --------
