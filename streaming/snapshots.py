@@ -1,10 +1,12 @@
 """A window's final reports as a run of a stock Evidently project, without a single raw row.
 
 A run holds what Evidently itself would compute on the window's rows, under the same metric ids: `ValueDrift` per column,
-`DriftedColumnsCount`, and those statistics that Evidently has too and means in the same way. Four rules follow from that:
+`DriftedColumnsCount`, and those statistics that Evidently has too and means in the same way. Five rules follow from that:
 
 - A method that was chosen as Evidently chooses is ``ValueDrift(column=…)``, one that the ModelMonitor names is
   ``ValueDrift(column=…, method=…)``; the threshold is part of the id only where it is not Evidently's default.
+- A function of the user's (`callable`) is the method ``module:function``, and its threshold is no part of the id: what Evidently
+  computes once somebody registers that function there under that name, with that threshold. A score that failed is left out.
 - Values that were not finite count as missing: that is the table which Evidently compares after it has removed them.
 - `UniqueValueCount` is there when the record lists every category of the window (not only its most frequent ones).
 - A run's time is the end of its window, in UTC and without a zone, because Evidently's own are without one and its

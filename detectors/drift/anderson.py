@@ -74,6 +74,7 @@ class AndersonDarling(DriftDetector):
 
     direction: ClassVar[Direction] = "p-value"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
 
     name: Literal["anderson"] = "anderson"

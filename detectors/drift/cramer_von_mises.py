@@ -61,6 +61,7 @@ class CramerVonMises(DriftDetector):
     """
 
     direction: ClassVar[Direction] = "p-value"
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
 
     name: Literal["cramer_von_mises"] = "cramer_von_mises"

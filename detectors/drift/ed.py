@@ -47,6 +47,7 @@ class EnergyDistance(DriftDetector):
 
     direction: ClassVar[Direction] = "distance"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "square root of the feature's unit"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
 
     name: Literal["ed"] = "ed"

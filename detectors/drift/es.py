@@ -67,6 +67,7 @@ class EppsSingleton(DriftDetector):
 
     direction: ClassVar[Direction] = "p-value"
     strict: ClassVar[bool] = True
+    unit: ClassVar[str] = "probability"
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
     needs_values: ClassVar[bool] = True
 

@@ -67,7 +67,7 @@ class FisherExact(DriftDetector):
         both = by_category(reference, window)
         old, new = countable(both.reference), countable(both.window)
         p, q = both.shares
-        exact = both.exact and old.sum() == both.reference.sum() and new.sum() == both.window.sum()
+        exact = both.exact and bool(old.sum() == both.reference.sum() and new.sum() == both.window.sum())
         return Score(_p_value(old, new), exact, both.explain(np.abs(p - q)))
 
 

@@ -63,7 +63,7 @@ class TotalVariation(DriftDetector):
     def score(self, reference: ColumnSummary, window: ColumnSummary) -> Score:
         both = by_category(reference, window)
         old, new = countable(both.reference), countable(both.window)
-        exact = both.exact and old.sum() == both.reference.sum() and new.sum() == both.window.sum()
+        exact = both.exact and bool(old.sum() == both.reference.sum() and new.sum() == both.window.sum())
         together = old + new
 
         def far(counts: NDArray[np.int64]) -> NDArray[np.int64]:

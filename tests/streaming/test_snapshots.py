@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import stattests
 from made import drift, scored, statistics
 from toy import document
 
+from detectors.drift import DRIFT
 from detectors.statistics.table import summarise
 from reference.build import build
 from reference.table import blocks
@@ -26,6 +28,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from evidently import DataDefinition, Dataset, Report
     from evidently.core.report import Snapshot
+    from evidently.legacy.calculations.stattests import registry
+    from evidently.legacy.core import ColumnType
     from evidently.metrics import (
         ColumnCount,
         DatasetMissingValueCount,
@@ -149,6 +153,87 @@ def test_methods_that_the_document_names_have_the_ids_of_named_methods(tmp_path)
     )
     assert list(plain(run)) == list(plain(theirs))
     assert_equal(plain(run), plain(theirs), 1e-9)
+
+
+PERMUTED = {"TVD": 1000, "empirical_mmd": 100}
+"""Draws of Evidently's tests that permute."""
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Rows without holes and two windows as large as the reference, which is what `fisher_exact` and `g_test` want."""
+
+    def rows(seed, shift):
+        rng = np.random.default_rng(seed)
+        yes = 0.5 + shift / 5
+        x, n = rng.normal(10.0 + shift, 2.0, 150), rng.integers(0, 4, 150).astype(float)
+        return pd.DataFrame({"x": x, "n": n, "where": rng.choice(["no", "yes"], 150, p=[1 - yes, yes])})
+
+    return rows(1, 0.0), rows(2, 0.3)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_every_method_has_the_id_and_the_value_that_evidently_gives_it(tmp_path, whole, threshold):
+    methods = {
+        column: [name for name, method in DRIFT.items() if kind in method.applies_to and name != "callable"]
+        for column, kind in (("x", "numeric"), ("n", "numeric"), ("where", "categorical"))
+        if threshold is None or column != "n"
+    }
+    assert len({name for names in methods.values() for name in names}) == 18
+    named = {
+        column: [name if threshold is None else {"name": name, "threshold": threshold} for name in names]
+        for column, names in methods.items()
+    }
+    drifted, _ = ours(tmp_path, *whole, drift=json.dumps({"columns": named, "methods": []}))
+    assert [column.error for column in drifted.columns] == [None] * len(drifted.columns)
+    mine = plain(snapshot(drifted, None))
+    del mine[DriftedColumnsCount().metric_id]  # which has one method a column
+    np.random.seed(4)  # noqa: NPY002 - what Evidently draws from
+    theirs = plain(
+        stock(
+            *whole,
+            [ValueDrift(column=c, method=name, threshold=threshold) for c, names in methods.items() for name in names],
+        )
+    )
+    assert list(mine) == list(theirs)
+    by_method = {ValueDrift(column=c, method=m, threshold=threshold).metric_id: m for c in methods for m in methods[c]}
+    for identity, value in theirs.items():
+        if draws := PERMUTED.get(by_method[identity]):
+            error = (max(value * (1 - value), 0.01) * (1 / draws + 1 / 1000)) ** 0.5
+            assert mine[identity] == pytest.approx(value, abs=4 * error)
+        else:
+            assert mine[identity] == pytest.approx(value, rel=1e-9, abs=1e-12)
+
+
+def test_a_function_of_the_users_has_the_id_that_evidently_gives_it_once_it_is_registered_under_its_name(
+    tmp_path, whole
+):
+    name = "stattests:apart"
+    chosen = {"name": "callable", "function": name, "threshold": 0.12, "direction": "distance"}
+    drifted, _ = ours(
+        tmp_path, *whole, drift=json.dumps({"columns": {"x": [chosen], "where": [chosen]}, "methods": []})
+    )
+    run = snapshot(drifted, None)
+    test = registry.StatTest(name, name, [ColumnType.Numerical, ColumnType.Categorical], 0.12)
+    registry.register_stattest(test, stattests.apart)
+    try:
+        theirs = stock(*whole, [ValueDrift(column=column, method=name) for column in ("x", "where")])
+    finally:
+        del registry._registered_stat_tests[name], registry._registered_stat_test_funcs[stattests.apart]
+    mine = plain(run)
+    assert_equal({identity: mine[identity] for identity in plain(theirs)}, plain(theirs), 1e-9)
+    assert [column.method for column in drifted.columns] == [name, name]
+    assert name in run.get_html_str(as_iframe=False)
+
+
+def test_a_function_that_fails_is_an_error_in_the_report_and_left_out_of_the_run(tmp_path, whole):
+    drifted, _ = ours(tmp_path, *whole, drift="{columns: {x: [stattests:failing, stattests:nothing, ks]}, methods: []}")
+    first, second, third = drifted.columns
+    assert (first.score, first.drifted, first.error) == (None, False, "ZeroDivisionError: no luck")
+    assert second.error.startswith("NoAnswer: stattests:nothing returned None: a stat test returns (score, drifted)")
+    assert third.score is not None
+    ids = plain(snapshot(drifted, None)).keys()
+    assert ids == {DriftedColumnsCount().metric_id, ValueDrift(column="x", method="ks").metric_id}
 
 
 def test_one_method_for_all_columns_is_the_presets_method():

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from detectors.drift import DRIFT
+from detectors.multivariate import MULTIVARIATE
 from detectors.outliers import OUTLIERS
+from detectors.sequential import SEQUENTIAL
 from streaming.errors import ServiceUnavailable
 from streaming.reports import RECORDS
 from workflows.cli import EXTRAS, app, main
@@ -286,25 +288,34 @@ def test_reference_show_without_a_baseline_says_how_to_build_one(config: Path, c
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+CATALOGUE = {"drift": DRIFT, "multivariate": MULTIVARIATE, "sequential": SEQUENTIAL, "outliers": OUTLIERS}
+
+
 def test_detectors_list_names_them_all(capsys):
     assert main(["detectors", "list"]) == 0
-    text = capsys.readouterr().out
-    assert all(f" {name} " in text for name in (*DRIFT, *OUTLIERS))
-    assert "score <= 0.05" in text
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names = {words[0] for words in lines if words}
+    assert names >= {name for members in CATALOGUE.values() for name in members}
+    (ks,) = (" ".join(words) for words in lines if words[:1] == ["ks"])
+    assert ks.startswith("ks numeric p-value probability score <= 0.05")
 
 
 def test_detectors_list_as_json_explains_every_setting(capsys):
     assert main(["detectors", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [one["name"] for one in listed["drift"]] == list(DRIFT)
-    assert [one["name"] for one in listed["outliers"]] == list(OUTLIERS)
+    assert {kind: [one["name"] for one in members] for kind, members in listed.items()} == {
+        kind: list(members) for kind, members in CATALOGUE.items()
+    }
     for one in listed["drift"]:
-        assert one["threshold"] == DRIFT[one["name"]]().threshold
+        assert one["threshold"] == DRIFT[one["name"]].model_fields["threshold"].default
         assert one["direction"] in {"p-value", "distance"}
-    for one in (*listed["drift"], *listed["outliers"]):
+        assert one["unit"]
+        assert one["applies_to"]
+    for one in (one for members in listed.values() for one in members):
         assert one["summary"]
         for parameter in one["parameters"]:
             assert parameter["meaning"], f"{one['name']}.{parameter['name']} is not explained in its class"
+            assert parameter["required"] == ((one["name"], parameter["name"]) == ("callable", "function"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from scipy import stats
 from detectors.distribution import difference, distribution
 from detectors.drift import DRIFT, DriftMethod, default_method
 from detectors.errors import NotApplicable
+from detectors.for_evidently import _feature_types
 from detectors.frequencies import by_bin, sturges_edges
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.ruler import Ruler
@@ -26,6 +27,8 @@ NEEDED = {"callable": {"function": "stattests:apart", "threshold": 0.3, "directi
 
 def a(name, **settings):
     """A method of this name."""
+    if name == "callable":
+        _feature_types()  # imports Evidently, for which no example has the time
     return DRIFT[name](**NEEDED.get(name, {}) | settings)
 
 
@@ -89,6 +92,7 @@ def test_categories_do_not_drift_from_themselves(categorical, columns, rows):
 @settings(max_examples=25)
 def test_finite_values_give_a_finite_score(numeric, made, reference, window):
     verdict = numeric.compare(*made.pair(reference, window))
+    assert [type(part) for part in (verdict.score, verdict.drifted, verdict.exact)] == [float, bool, bool]
     assert math.isfinite(verdict.score)
     assert verdict.score >= 0
     assert numeric.direction == "distance" or verdict.score <= 1
@@ -101,6 +105,7 @@ def test_finite_values_give_a_finite_score(numeric, made, reference, window):
 @settings(max_examples=40)
 def test_categories_give_a_finite_score(categorical, columns, reference, window):
     verdict = categorical.compare(*columns.pair(reference, window))
+    assert [type(part) for part in (verdict.score, verdict.drifted, verdict.exact)] == [float, bool, bool]
     assert math.isfinite(verdict.score)
     assert verdict.score >= 0
     assert set(verdict.explanation) <= {*reference, *window}
