@@ -14,6 +14,9 @@ from detectors.errors import NotApplicable
 from detectors.statistics.column import ColumnSummary, once
 from detectors.statistics.ruler import Ruler
 
+_TINY = 5e-324
+"""The smallest float above zero."""
+
 
 class Distribution(ABC):
     """The empirical distribution of a column's values."""
@@ -101,14 +104,14 @@ class Ramps(Distribution):
     ends: NDArray[np.float64]
     """(k,) ascending; each at least its start and at most the next start."""
     counts: NDArray[np.float64]
-    """(k,) values spread evenly from start to end."""
+    """(k,) values spread evenly from start to end. An empty bin between others is 0 of them, at its upper mark."""
     at_ends: NDArray[np.float64]
     """(k,) the same counts where all values lie at the upper mark of their bin, else 0."""
     exact: bool = False
     ruler: Ruler | None = None
     """That they were counted on; None when they were counted by value."""
-    bins: NDArray[np.int64] | None = None
-    """(k,) ascending: which bin of the ruler each is."""
+    first: int = 0
+    """Which bin of the ruler is the first of these k."""
 
     @classmethod
     def of(cls, column: ColumnSummary) -> "Ramps":
@@ -121,24 +124,35 @@ class Ramps(Distribution):
         """
         return _ramps(column)
 
-    @cached_property
-    def _before(self) -> NDArray[np.float64]:
-        return np.concatenate(([0.0], np.cumsum(self.counts)))
+    @property
+    def last(self) -> int:
+        """Which bin of the ruler is the last of these k."""
+        return self.first + len(self.counts) - 1
 
     @cached_property
-    def _on_ruler(self) -> NDArray[np.float64]:
-        """(4, bins of the ruler) start, end, count, and how many values are in earlier bins; where there is nothing, the bin's upper mark twice."""
+    def before(self) -> NDArray[np.float64]:
+        """(k + 1,) how many values are in all earlier ones, and how many in all."""
+        before = np.zeros(len(self.counts) + 1)
+        np.cumsum(self.counts, out=before[1:])
+        return before
+
+    @cached_property
+    def on_ruler(self) -> tuple[NDArray[np.float64], ...]:
+        """(bins of the ruler,) starts, ends, shares, and the shares of all that is in earlier bins; what is empty is at its upper mark."""
         assert self.ruler is not None
-        laid = np.zeros((4, self.ruler.size))
-        laid[:2] = self.ruler.ceilings
-        laid[:3, self.bins] = self.starts, self.ends, self.counts
-        laid[3, 1:] = np.cumsum(laid[2, :-1])
-        return laid
+        low, high = self.ruler.ceilings[: self.first], self.ruler.ceilings[self.last + 1 :]
+        none, nothing = np.zeros(len(low)), np.zeros(len(high))
+        return (
+            np.concatenate((low, self.starts, high)),
+            np.concatenate((low, self.ends, high)),
+            np.concatenate((none, self.counts / self.total, nothing)),
+            np.concatenate((none, self.before[:-1] / self.total, nothing + 1)),
+        )
 
     @property
     @override
     def total(self) -> int:
-        return int(self._before[-1])
+        return int(self.before[-1])
 
     @override
     def below(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,6 +164,8 @@ class Ramps(Distribution):
 
     def _count(self, x: NDArray[np.float64], side: Literal["left", "right"]) -> NDArray[np.float64]:
         i = np.searchsorted(self.ends, x, side=side)
+        if self.exact:
+            return self.before[i]
         at = np.minimum(i, len(self.ends) - 1)
         start, end = self.starts[at], self.ends[at]
         inside = (i < len(self.ends)) & (x > start)
@@ -158,13 +174,13 @@ class Ramps(Distribution):
             # Halves, where the width of a bin is too large for a float.
             part = np.where(np.isfinite(part), part, (x / 2 - start / 2) / (end / 2 - start / 2))
         part = np.where(inside, np.clip(part, 0.0, 1.0), 0.0)
-        counted: NDArray[np.float64] = self._before[i] + part * self.counts[at]
+        counted: NDArray[np.float64] = self.before[i] + part * self.counts[at]
         return counted
 
     @property
     @override
     def corners(self) -> NDArray[np.float64]:
-        return np.unique(np.concatenate((self.starts, self.ends)))
+        return self.starts if self.exact else np.unique(np.concatenate((self.starts, self.ends)))
 
     @property
     @override
@@ -186,22 +202,24 @@ def _ramps(column: ColumnSummary) -> Ramps:
         msg = f"column {column.name!r} has neither its values nor ruler counts: build a baseline first"
         raise NotApplicable(msg)
     filled = np.flatnonzero(column.bins)
-    counts = column.bins[filled].astype(np.float64)
-    mark = column.ruler.ceilings[filled]
-    low = np.maximum(column.ruler.floors[filled], column.low)
+    some = slice(filled[0], filled[-1] + 1)
+    counts = column.bins[some].astype(np.float64)
+    mark = column.ruler.ceilings[some]
+    low = np.maximum(column.ruler.floors[some], column.low)
     high = np.minimum(mark, column.high)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = column.sums[filled] / counts
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        mean = column.sums[some] / counts
         known = np.isfinite(mean)
         if not known.all():
-            mean = np.where(known, mean, low / 2 + high / 2)
+            mean = np.where(known, mean, np.where(counts > 0, low / 2 + high / 2, high))
         mean = np.minimum(np.maximum(mean, low), high)
         # A mean that is off its bin's upper end only by rounding (a ruler divides a bin by 2^20) is there.
         rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high)) * np.sqrt(counts)
         mean = np.where(high - mean <= np.maximum(rounding, (high - low) * 1e-6), high, mean)
         half = np.where(counts > 1, np.minimum(mean - low, high - mean), 0.0)
         start, end = np.maximum(mean - half, low), np.minimum(mean + half, high)
-    return Ramps(start, end, counts, np.where(mean == mark, counts, 0.0), ruler=column.ruler, bins=filled)
+    at_ends = np.where(mean == mark, counts, 0.0)
+    return Ramps(start, end, counts, at_ends, ruler=column.ruler, first=int(filled[0]))
 
 
 def distribution(column: ColumnSummary) -> Distribution:
@@ -239,6 +257,8 @@ def difference(a: Distribution, b: Distribution, power: int) -> tuple[NDArray[np
     if isinstance(a, Ramps) and isinstance(b, Ramps) and a.ruler is not None and a.ruler is b.ruler:
         return _on_one_ruler(a, b, power)
     x = np.unique(np.concatenate((a.corners, b.corners)))
+    if a.exact and b.exact:
+        return x, np.abs(a.upto(x[:-1]) / a.total - b.upto(x[:-1]) / b.total) ** power
     left = a.upto(x[:-1]) / a.total - b.upto(x[:-1]) / b.total
     right = a.below(x[1:]) / a.total - b.below(x[1:]) / b.total
     return x, _mean_power(left, right, power)
@@ -246,42 +266,38 @@ def difference(a: Distribution, b: Distribution, power: int) -> tuple[NDArray[np
 
 def _mean_power(left: NDArray[np.float64], right: NDArray[np.float64], power: int) -> NDArray[np.float64]:
     """Mean of the power of the size of what goes straight from left to right."""
+    product = left * right
+    squares = left * left + right * right
+    means: NDArray[np.float64]
     if power == 2:
-        return (left * left + left * right + right * right) / 3
-    # Where it crosses zero, two triangles.
+        means = (squares + product) / 3
+        return means
+    # Half of |left| + |right| where both are on one side of zero, else two triangles: both in one formula.
     size = np.abs(left) + np.abs(right)
-    means: NDArray[np.float64] = size / 2
-    crossing = left * right < 0
-    if crossing.any():
-        p, q = left[crossing], right[crossing]
-        means[crossing] = (p * p + q * q) / (2 * size[crossing])
+    means = (squares + product + np.abs(product)) / np.maximum(2 * size, _TINY)
     return means
 
 
 def _on_one_ruler(a: Ramps, b: Ramps, power: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """As `difference`, bin by bin: each has four corners, and nothing need be sorted or looked up.
-
-    In a bin that has values of one only the upper mark takes the place of the other's corners.
-    """
-    assert a.bins is not None
-    assert b.bins is not None
-    some = slice(min(a.bins[0], b.bins[0]), max(a.bins[-1], b.bins[-1]) + 1)
-    start_a, end_a, count_a, before_a = a._on_ruler[:, some]  # noqa: SLF001
-    start_b, end_b, count_b, before_b = b._on_ruler[:, some]  # noqa: SLF001
+    """As `difference`, bin by bin: each has four corners, and nothing need be sorted or looked up."""
+    span = slice(min(a.first, b.first), max(a.last, b.last) + 1)
+    start_a, end_a, share_a, before_a = (known[span] for known in a.on_ruler)
+    start_b, end_b, share_b, before_b = (known[span] for known in b.on_ruler)
     x = np.empty((4, len(start_a)))
     np.minimum(start_a, start_b, out=x[0])
     later, sooner = np.maximum(start_a, start_b), np.minimum(end_a, end_b)
     np.minimum(later, sooner, out=x[1])
     np.maximum(later, sooner, out=x[2])
     np.maximum(end_a, end_b, out=x[3])
-    # Nor is there a mark above the overflow.
+    # There is no mark above the overflow.
     np.minimum(x[:, -1], max(a.ends[-1], b.ends[-1]), out=x[:, -1])
-    begin = before_a / a.total - before_b / b.total
-    left_a, right_a = _parts(x, start_a, end_a)
-    left_b, right_b = _parts(x, start_b, end_b)
-    share_a, share_b = count_a / a.total, count_b / b.total
-    left = begin + (share_a * left_a - share_b * left_b)
-    right = begin + (share_a * right_a - share_b * right_b)
+    begin = before_a - before_b
+    left, right = _within(x, start_a, end_a, share_a)
+    left_b, right_b = _within(x, start_b, end_b, share_b)
+    left -= left_b
+    left += begin
+    right -= right_b
+    right += begin
     # From the last corner of a bin to the first of the next, nothing changes.
     means = np.empty((len(begin), 4))
     means[:, :3] = _mean_power(left, right, power).T
@@ -289,22 +305,32 @@ def _on_one_ruler(a: Ramps, b: Ramps, power: int) -> tuple[NDArray[np.float64], 
     return x.T.ravel(), means.ravel()[:-1]
 
 
-def _parts(
-    x: NDArray[np.float64], start: NDArray[np.float64], end: NDArray[np.float64]
+def _within(
+    x: NDArray[np.float64], start: NDArray[np.float64], end: NDArray[np.float64], share: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Which part of k ramps lies at or below three corners, and which lies below the corners that follow them.
+    """(3, k) how much of k ramps lies at or below three corners, and how much lies below the corners that follow them.
 
     Parameters
     ----------
     x
-        (4, k) ascending in each bin.
+        (4, k) corners of each bin, ascending; no ramp starts before the first or ends after the last.
+    share
+        (k,) what each ramp holds.
     """
-    if not np.isfinite(x[-1, -1] - x[0, 0]):
-        x, start, end = x / 2, start / 2, end / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        part = np.minimum(np.maximum((x - start) / (end - start), 0.0), 1.0)
-    at = np.isnan(part)  # where a ramp is a single point
-    return np.where(at[:3], 1.0, part[:3]), np.where(at[1:], 0.0, part[1:])
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if math.isfinite(float(x[3, -1]) - float(x[0, 0])):
+            part = (x[1:3] - start) / (end - start)
+        else:  # a width may be too large for a float, its half is not
+            part = (x[1:3] / 2 - start / 2) / (end / 2 - start / 2)
+    left, right = np.empty((3, len(share))), np.empty((3, len(share)))
+    left[0] = end <= x[0]
+    right[2] = start < x[3]
+    # Where a ramp is a single point, a part at it is NaN: all is at or below it, and nothing below.
+    np.fmax(np.fmin(part, 1.0), 0.0, out=left[1:])
+    np.fmin(np.fmax(part, 0.0), 1.0, out=right[:2])
+    left *= share
+    right *= share
+    return left, right
 
 
 def _between_steps(a: Steps, b: Steps, power: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

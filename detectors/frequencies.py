@@ -55,7 +55,7 @@ class Frequencies:
 def bin_label(edges: NDArray[np.float64], i: int) -> str:
     """Bin i for people, for example ``[12.5, 17)``."""
     last = "]" if i == len(edges) - 2 else ")"
-    return f"[{edges[i]:.6g}, {edges[i + 1]:.6g}{last}"
+    return f"[{float(edges[i]):.6g}, {float(edges[i + 1]):.6g}{last}"
 
 
 def largest(parts: NDArray[np.float64], label: Callable[[int], str]) -> dict[str, float]:
@@ -254,7 +254,8 @@ def _like_reference(reference: ColumnSummary, window: ColumnSummary, x: NDArray[
         width = ruler.ceilings[j] - ruler.floors[j]
         # Within three standard errors.
         like = (count > 1) & (size > 0) & (off <= 3 * std * np.sqrt(1 / count + 1 / size) + 1e-6 * width)
-    return np.where(like, before + share * count, Ramps.of(window).below(x))
+    spread = before + share * count
+    return spread if like.all() else np.where(like, spread, Ramps.of(window).below(x))
 
 
 @once

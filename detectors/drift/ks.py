@@ -1,5 +1,5 @@
 import warnings
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,12 @@ from detectors.frequencies import differences
 from detectors.statistics.column import ColumnSummary, once
 from detectors.statistics.ruler import Ruler
 
-T = TypeVar("T", float, NDArray[np.float64])
-
 _EXACT_SIZE = 10_000
 """Up to this size of the larger sample scipy counts lattice paths instead of taking the limiting distribution."""
 _TAIL = 2.2
 """From this ``n d^2`` on the p-value is Smirnov's sum, but for what floats of this size cannot show."""
+_CERTAIN = 0.04
+"""Up to this ``n d^2`` the p-value is above 1 - 1e-12."""
 _NOTHING = 370.0
 """From this ``n d^2`` on the p-value is less than any float."""
 _MANY = 700
@@ -79,8 +79,8 @@ class KolmogorovSmirnov(DriftDetector):
             value = _exact_p(*_samples(reference, window, a, b))
         else:
             if exact:
-                # D of two whole samples is next to a value of the smaller one.
-                at = min(a, b, key=lambda sample: sample.total).corners
+                # D of two whole samples is next to a value of the one and next to a value of the other: take what has fewer.
+                at = min(a.corners, b.corners, key=len)
                 d = max(_largest(a.upto(at), b.upto(at), a, b), _largest(a.below(at), b.below(at), a, b))
             else:
                 ruler = _ruler(reference, window)
@@ -101,10 +101,12 @@ def _exact_p(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def _limiting_p(d: float, n: int) -> float:
-    """P-value of d in the distribution of D for one sample of n, as scipy's, where it sums n terms in a thousandth of the time."""
-    if n * d**2 >= _NOTHING:
+    """P-value of d in the distribution of D for one sample of n, as scipy's, which takes 50 ms where it sums 50,000 terms."""
+    if n * d * d >= _NOTHING:
         return 0.0
-    if n * d**2 >= _TAIL and n >= _MANY and d < 0.5:
+    if n * d * d <= _CERTAIN:
+        return 1.0
+    if n * d * d >= _TAIL and n >= _MANY and d < 0.5:
         return _smirnov(d, n)
     return float(stats.kstwo.sf(d, n))
 
@@ -121,14 +123,14 @@ def _smirnov(d: float, n: int) -> float:
     """
     t = n * d
     step = (n - t) / _POINTS
-    j = step * np.arange(1, _POINTS)
+    j: NDArray[np.float64] = step * np.arange(1.0, _POINTS)
     k = n - j
-    exponent = _stirling(n) - _stirling(j) - _stirling(k) - j * _above_log(t / j) - k * _above_log(-t / k)
+    exponent = _stirling(np.float64(n)) - _stirling(j) - _stirling(k) - j * _above_log(t / j) - k * _above_log(-t / k)
     terms = t / (t + j) * np.sqrt(n / (2 * np.pi * j * k)) * np.exp(exponent)
     return 2 * step * float(terms.sum())
 
 
-def _stirling(m: T) -> T:
+def _stirling(m: Any) -> Any:
     """Log of m! less Stirling's formula for it."""
     r = 1 / (m * m)
     return (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r / 1680))) / m
@@ -165,6 +167,7 @@ def _upto_marks(column: ColumnSummary, known: Distribution, ruler: Ruler) -> NDA
 
 @once
 def _cumulated(column: ColumnSummary) -> NDArray[np.float64]:
+    assert column.bins is not None
     return np.cumsum(column.bins, dtype=np.float64)
 
 

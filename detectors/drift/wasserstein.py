@@ -62,9 +62,12 @@ class Wasserstein(DriftDetector):
         p, q = pair(reference, window)
         x, between = difference(p, q, 1)
         # In quarters, since the whole range may be too large for a float.
-        parts = between * np.diff(x / 4)
+        quarters = x / 4
+        parts = between * (quarters[1:] - quarters[:-1])
         edges = sturges_edges(p.total + q.total, x[0], x[-1])
-        moved = np.diff(np.interp(edges / 4, x / 4, np.concatenate(([0.0], np.cumsum(parts)))))
+        upto = np.zeros(len(x))
+        np.cumsum(parts, out=upto[1:])
+        moved = np.diff(np.interp(edges / 4, quarters, upto))
         return Score(
             float(parts.sum()) / max(spread(reference), _SMALLEST_STD) * 4,
             p.exact and q.exact,
