@@ -48,7 +48,7 @@ class StatTestFunction(DriftDetector):
     may run any code in the monitor's processes. A function that raises, or returns anything else, gives no score but an
     error in the report of that column.
 
-    Cost: that of the function; 20 ms for 100,000 rows besides, and 5 s once in each process when Evidently is installed, to import it.
+    Cost: that of the function; up to 40 ms for 100,000 rows besides, and 5 s once in each process when Evidently is installed, to import it.
 
     Parameters
     ----------

@@ -309,6 +309,7 @@ def test_detectors_list_as_json_explains_every_setting(capsys):
     for one in listed["drift"]:
         assert one["threshold"] == DRIFT[one["name"]].model_fields["threshold"].default
         assert one["direction"] in {"p-value", "distance"}
+    for one in (*listed["drift"], *listed["outliers"]):
         assert one["unit"]
         assert one["applies_to"]
     for one in (one for members in listed.values() for one in members):
@@ -355,6 +356,21 @@ def test_a_room_s_exit_code_is_the_command_s(config: Path, room):
     assert main(["monitor", "run", "--config", str(config)]) == 7
     room("streaming.reporter", run=lambda _monitor, *, once: 3 if once else 4)
     assert main(["report", "run", "--once", "-c", str(config)]) == 3
+
+
+def test_a_function_is_imported_by_who_computes_drift_only(config: Path, room, capsys):
+    config.write_text(config.read_text() + "  drift: {methods: [nowhere.tests:mine]}\n")
+    room("streaming.logger", serve=lambda _monitor: 0)
+    room("streaming.reporter", run=lambda _monitor, *, once: int(once))
+    room("streaming.job", run=lambda _monitor: 0)
+    assert main(["logger", "serve", "-c", str(config)]) == 0
+    assert main(["report", "run", "-c", str(config)]) == 0
+    assert main(["reference", "list", "-c", str(config)]) == 0
+    for command in (["monitor", "run", "-c"], ["validate"]):
+        capsys.readouterr()
+        assert main([*command, str(config)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "spec.drift.methods[0]: there is no module 'nowhere': install it where the monitor runs" in line
 
 
 def test_a_room_s_error_is_its_text_and_its_exit_code(config: Path, room, capsys):
