@@ -1,7 +1,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +56,9 @@ class Autoencoder(ModelDetector):
     >>> from detectors.base import FittingColumn
     >>> from detectors.statistics.block import Block
     >>> from detectors.statistics.column import ColumnSummary
-    >>> angle = np.random.default_rng(1).uniform(0, 2 * np.pi, 4000)
+    >>> angle = np.random.default_rng(1).uniform(0, 2 * np.pi, 1000)
     >>> rows = np.column_stack((np.cos(angle), np.sin(angle)))
-    >>> columns = [FittingColumn(ColumnSummary(name, "numeric", 4000)) for name in ("east", "north")]
+    >>> columns = [FittingColumn(ColumnSummary(name, "numeric", 1000)) for name in ("east", "north")]
     >>> fitted = Autoencoder(bottleneck=1).fitted(columns, Autoencoder(bottleneck=1).learn(rows))
     >>> fitted.flag(Block(np.array([[0.6, 0.8], [4.0, 0.0]]), np.zeros((2, 2), bool))).rows.tolist()
     [1]
@@ -68,6 +68,8 @@ class Autoencoder(ModelDetector):
     Hawkins, He, Williams & Baxter (2002), Outlier detection using replicator neural networks, DaWaK. Vincent, Larochelle, Bengio & Manzagol
     (2008), Extracting and composing robust features with denoising autoencoders, ICML.
     """
+
+    unit: ClassVar[str] = "squared standard deviations of the reference"
 
     name: Literal["autoencoder"] = "autoencoder"
     bottleneck: int | None = Field(None, ge=1, le=1000)

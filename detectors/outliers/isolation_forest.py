@@ -1,7 +1,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,9 +67,11 @@ class IsolationForest(ModelDetector):
     119; Saabas (2014), Interpreting random forests (credits along the path that add up).
     """
 
+    unit: ClassVar[str] = "2^(-depth / expected depth)"
+
     name: Literal["isolation_forest"] = "isolation_forest"
-    trees: int = Field(100, ge=1, le=1000)
-    sample_size: int = Field(256, ge=2, le=8192)
+    trees: int = Field(100, ge=1, le=500)
+    sample_size: int = Field(256, ge=2, le=4096)
 
     @override
     def learnt(self, z: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -105,12 +107,13 @@ def _laid_out(tree: Any, depth: int) -> tuple[NDArray[np.float64], NDArray[np.fl
     rows
         (2^(depth + 1) - 1,) how many rows of the sample come by; below a leaf as many as in it.
     """
-    inner = 2**depth - 1
-    node = np.zeros(2 * inner + 1, np.int64)
-    for k in range(inner):
-        left, right = tree.children_left[node[k]], tree.children_right[node[k]]
-        node[2 * k + 1], node[2 * k + 2] = (node[k], node[k]) if left < 0 else (left, right)
-    upper = node[:inner]
+    levels = [np.zeros(1, np.int64)]
+    for _ in range(depth):
+        above = levels[-1]
+        left, right = tree.children_left[above], tree.children_right[above]
+        below = np.where(left < 0, above, (left, right))
+        levels.append(below.T.ravel())
+    node, upper = np.concatenate(levels), np.concatenate(levels[:-1] or [np.empty(0, np.int64)])
     ended = tree.children_left[upper] < 0
     return (
         np.where(ended, -1.0, tree.feature[upper]),
@@ -203,21 +206,19 @@ class FittedForest(FittedModel):
     def _tables(self) -> "_Tables":
         trees, nodes = self.rows.shape
         inner, expected = nodes // 2, _expected_depth(self.rows)
-        column, depth, gain = np.full((trees, nodes), -1, np.int32), np.zeros((trees, nodes)), np.zeros((trees, nodes))
-        column[:, :inner] = self.column
         # An instance is compared in single precision; the next such number below a split tells the same ones apart.
-        split = np.full((trees, nodes), np.inf, np.float32)
-        split[:, :inner] = self.split
-        above = split[:, :inner] > self.split
-        split[:, :inner][above] = np.nextafter(split[:, :inner][above], np.float32(-np.inf))
-        for k in range(inner):
-            for child in (2 * k + 1, 2 * k + 2):
-                real = column[:, k] >= 0
-                depth[:, child] = depth[:, k] + real
-                gain[:, child] = np.where(real, expected[:, k] - expected[:, child] - 1, 0.0)
-        by = np.zeros((trees, nodes), np.int32)
-        by[:, 1:] = np.repeat(np.maximum(column[:, :inner], 0), 2, axis=1)
-        column = np.maximum(column, 0)
+        single = self.split.astype(np.float32)
+        single = np.where(single > self.split, np.nextafter(single, np.float32(-np.inf)), single)
+        column, split = np.zeros((trees, nodes), np.int32), np.full((trees, nodes), np.inf, np.float32)
+        column[:, :inner], split[:, :inner] = np.maximum(self.column, 0), single
+        above = np.arange(nodes - 1) // 2
+        real = self.column[:, above] >= 0
+        by, gain, depth = np.zeros((trees, nodes), np.int32), np.zeros((trees, nodes)), np.zeros((trees, nodes))
+        by[:, 1:] = column[:, above]
+        gain[:, 1:] = np.where(real, expected[:, above] - expected[:, 1:] - 1, 0.0)
+        for level in range(1, nodes.bit_length()):
+            here = np.arange(2**level - 1, 2 ** (level + 1) - 1)
+            depth[:, here] = depth[:, above[here - 1]] + real[:, here - 1]
         return _Tables(column.ravel(), split.ravel(), (depth + expected).ravel(), by.ravel(), gain.ravel())
 
 

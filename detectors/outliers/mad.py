@@ -59,6 +59,7 @@ class MedianAbsoluteDeviation(OutlierDetector):
     """
 
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
+    unit: ClassVar[str] = "modified z-scores"
 
     name: Literal["mad"] = "mad"
     threshold: float = Field(3.5, gt=0)

@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ class Mahalanobis(ModelDetector):
     a quadratic form, Aust. N. Z. J. Stat. 58(1). Kessy, Lewin & Strimmer (2018), Optimal whitening and decorrelation, The
     American Statistician 72(4).
     """
+
+    unit: ClassVar[str] = "squared standard deviations of the reference"
 
     name: Literal["mahalanobis"] = "mahalanobis"
 

@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,8 @@ class PcaReconstruction(ModelDetector):
     Jackson & Mudholkar (1979), Control procedures for residuals associated with principal component analysis, Technometrics 21(3).
     Nelson, Taylor & MacGregor (1996), Missing data methods in PCA and PLS, Chemom. Intell. Lab. Syst. 35(1).
     """
+
+    unit: ClassVar[str] = "squared standard deviations of the reference"
 
     name: Literal["pca_reconstruction"] = "pca_reconstruction"
     explained: float = Field(0.95, gt=0, lt=1)

@@ -53,6 +53,7 @@ class Percentiles(OutlierDetector):
     """
 
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
+    unit: ClassVar[str] = "1 + widths between the percentiles"
 
     name: Literal["percentiles"] = "percentiles"
     low: float = Field(0.05, ge=0, lt=100)

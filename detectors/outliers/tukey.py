@@ -56,6 +56,7 @@ class Tukey(OutlierDetector):
     """
 
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric"})
+    unit: ClassVar[str] = "interquartile ranges of the reference"
 
     name: Literal["tukey"] = "tukey"
     k: float = Field(1.5, gt=0)

@@ -32,6 +32,7 @@ class WrongType(OutlierDetector):
     """
 
     applies_to: ClassVar[frozenset[ColumnType]] = frozenset({"numeric", "categorical"})
+    unit: ClassVar[str] = "values"
 
     name: Literal["wrong_type"] = "wrong_type"
 

@@ -285,6 +285,8 @@ def test_cells_of_the_wrong_type_are_flagged():
 def test_a_name_is_a_detector(name):
     field = TypeAdapter(OutlierMethod)
     assert field.validate_python(name) == OUTLIERS[name]() == field.validate_python({"name": name})
+    assert OUTLIERS[name].applies_to <= {"numeric", "categorical"}
+    assert OUTLIERS[name].unit
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
