@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from detectors.base import ColumnType, Direction, DriftDetector, Verdict
 from detectors.catalogue import Shorthand
-from detectors.errors import NoAnswer
+from detectors.errors import NoAnswer, NotApplicable
 from detectors.frequencies import by_category, differences
 from detectors.resampling import countable, generator, some_values
 from detectors.statistics.column import ColumnSummary
@@ -44,9 +44,9 @@ class StatTestFunction(DriftDetector):
     its counts. Beyond 100,000 rows it is that many, drawn at random. The verdict is exact when all rows were given. Rows come in an order
     that is drawn at random, the same one for the same rows: a function that looks at the first thousand only is not misled.
 
-    What the ModelMonitor names here is imported when it is validated, and nothing else ever is: who may write that document
-    may run any code in the monitor's processes. A function that raises, or returns anything else, gives no score but an
-    error in the report of that column.
+    What the ModelMonitor names here is imported when it is validated and by the monitor's workers, and nothing else ever is: who may
+    write that document may run any code in these processes. Commands that compute no drift import nothing. A function that
+    raises, or returns anything else, gives no score but an error in the report of that column.
 
     Cost: that of the function; up to 40 ms for 100,000 rows besides, and 5 s once in each process when Evidently is installed, to import it.
 
@@ -113,9 +113,9 @@ class StatTestFunction(DriftDetector):
         Raises
         ------
         NoAnswer
-            When it returned no score and verdict.
+            When it returned no score and verdict, or wanted to end the process.
         NotApplicable
-            When a numeric column has neither its values nor a sample of them.
+            When a numeric column has neither its values nor a sample of them, or a StatTest is not made for this type of column.
         Exception
             Whatever the function raises.
         """
@@ -126,12 +126,15 @@ class StatTestFunction(DriftDetector):
             return Verdict(math.nan, self.threshold, drifted=False, exact=False)
         import pandas as pd
 
-        returned = resolved(self.function)(
-            pd.Series(old, name=reference.name),
-            pd.Series(new, name=window.name),
-            _feature_types()[window.type],
-            self.threshold,
-        )
+        test, kind = resolved(self.function), _feature_types()[window.type]
+        if kind not in (made_for := getattr(test, "allowed_feature_types", None) or [kind]):
+            msg = f"{self.function} is for columns of type {' and '.join(str(each.value) for each in made_for)}: name it in drift.columns"
+            raise NotApplicable(msg)
+        try:
+            returned = test(pd.Series(old, name=reference.name), pd.Series(new, name=window.name), kind, self.threshold)
+        except SystemExit as error:  # is no Exception, and would end the worker
+            msg = f"{self.function} called sys.exit({error.code!r})"
+            raise NoAnswer(msg) from error
         score, drifted = self._answer(returned)
         with np.errstate(over="ignore"):
             explanation = differences(reference, window)

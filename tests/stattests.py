@@ -31,6 +31,10 @@ def failing(reference, current, feature_type, threshold):
     raise ZeroDivisionError("no luck")
 
 
+def leaving(reference, current, feature_type, threshold):
+    raise SystemExit(3)
+
+
 def of_two(reference, current):
     return 0.5, False
 

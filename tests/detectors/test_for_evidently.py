@@ -75,6 +75,12 @@ def test_a_stock_stat_test_says_what_it_says_in_evidently(function, name, kind, 
         assert verdict.explanation
 
 
+def test_a_stat_test_that_is_not_made_for_a_column_says_so(columns):
+    detector = StatTestFunction(function="evidently.legacy.calculations.stattests:ks_stat_test")
+    with pytest.raises(NotApplicable, match="ks_stat_test is for columns of type num: name it in drift"):
+        detector.compare(*columns.pair(["a"], ["b"]))
+
+
 def test_the_docs_example():
     assert doctest.testmod(for_evidently).failed == 0
 
@@ -172,6 +178,7 @@ def test_without_evidently_types_are_texts(columns, monkeypatch):
         ("rows_of_scores", "a stat test returns"),
         ("perhaps", "returned (0.5, None): a stat test returns"),
         ("not_a_number", "stattests:not_a_number returned the score nan: a score is a number"),
+        ("leaving", "stattests:leaving called sys.exit(3)"),
         ("large", "stattests:large returned 7, which is no p-value: write 'direction: distance'"),
     ],
 )
