@@ -56,7 +56,7 @@ def describe(detector: type[Settings]) -> Description:
         direction, threshold, rule = fields["direction"].default, fields["threshold"].default, "the function says so"
     elif hasattr(detector, "direction"):
         direction, threshold = detector.direction, fields["threshold"].default
-        rule = f"score {_SYMBOL[direction, detector.strict]} {threshold:g}"  # type: ignore[attr-defined]
+        rule = f"score {_SYMBOL[direction, getattr(detector, 'strict', False)]} {threshold:g}"
     applies_to = getattr(detector, "applies_to", None)
     return Description(
         name=fields["name"].default,

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from detectors.base import Flagged
 from detectors.settings import format_duration
-from detectors.statistics.block import Block
+from detectors.statistics.block import Block, Codes
 from detectors.statistics.sample import mixed
 from detectors.statistics.table import summarise
 from reference.baseline import SOURCES, Source, Table
 from streaming.frontier import Frontiers, Key
-from streaming.headers import nested
+from streaming.headers import header_column, nested
 from streaming.messages import Decoded, Reason, Rejected, Rows
 from streaming.observations import Observations
 from streaming.pane import Pane, rfc3339
@@ -190,6 +190,8 @@ class _Fold:
                 if scores is not None:
                     self._summarise("score", scores, starts[kept.message])
                 self._observe(source, kept, scores, by_detector, decoded.times, starts)
+                if source == "request" and me.plans.traffic:
+                    self._look_at_traffic(kept, starts)
         for start, messages in _groups(starts, np.flatnonzero(good)):
             counted = replace(me.no_rows, messages=len(messages), outliers=int(flagged[messages].sum()))
             if start <= self.behind:
@@ -234,11 +236,7 @@ class _Fold:
         whole = len(of_row) and of_row.min() == of_row.max()
         groups = [(int(of_row[0]), slice(None))] if whole else _groups(of_row, np.arange(len(of_row)))
         for start, picked in groups:
-            pane = me.no_rows.with_table(table, summarise(plan, block if whole else block.take(picked)))
-            if start <= self.behind:
-                self.out.add_late(start, pane, [])
-            else:
-                self.out.add(start, pane)
+            self._add(start, me.no_rows.with_table(table, summarise(plan, block if whole else block.take(picked))))
 
     def _outliers(self, source: Source, rows: Rows, decoded: Decoded) -> dict[str, NDArray[np.int64]]:
         """Detector -> the rows that it flags; their records are noted."""
@@ -256,6 +254,35 @@ class _Fold:
         if not some:
             return np.zeros(self.batch.num_rows, np.int64)
         return np.bincount(rows.message[np.unique(np.concatenate(some))], minlength=self.batch.num_rows)
+
+    def _look_at_traffic(self, rows: Rows, starts: NDArray[np.int64]) -> None:
+        """Add what the traffic detectors keep of each pane."""
+        me = self.me
+        clients = self._clients(rows)
+        looked_at = replace(rows.block, categorical=tuple(rows.block.categorical[j] for j in me.traffic_columns))
+        for start, picked in _groups(starts[rows.message], np.arange(rows.block.rows)):
+            block, senders = looked_at.take(picked), None if clients is None else clients.take(picked)
+            states = tuple(detector.observe(block, senders) for detector in me.plans.traffic)
+            self._add(start, replace(me.no_rows, traffic=states))
+
+    def _clients(self, rows: Rows) -> Codes | None:
+        """Who sent each row, where the ModelMonitor says how to tell."""
+        client = self.me.monitor.spec.traffic.client
+        if client is None:
+            return None
+        if client.feature is not None:
+            names = [column.name for column in self.me.schema("request").categorical]
+            return rows.block.categorical[names.index(client.feature)]
+        assert client.header is not None  # one of the two is given
+        found = header_column(nested(self.batch["headers"]), client.header, client.member)
+        return None if found is None else found.take(rows.message)
+
+    def _add(self, start: int, pane: Pane) -> None:
+        """To the pane's partial summary, or to the one of what may be late."""
+        if start <= self.behind:
+            self.out.add_late(start, pane, [])
+        else:
+            self.out.add(start, pane)
 
     def _observe(
         self,
@@ -276,11 +303,7 @@ class _Fold:
         for start, picked in _groups(starts[rows.message], np.arange(rows.block.rows)):
             when, keys = times[rows.message[picked]], rows.block.keys[picked]
             seen = tuple(none if numbers is None else Observations(when, keys, numbers[picked]) for numbers in columns)
-            pane = replace(me.no_rows, observations=seen)
-            if start <= self.behind:
-                self.out.add_late(start, pane, [])
-            else:
-                self.out.add(start, pane)
+            self._add(start, replace(me.no_rows, observations=seen))
 
     def _numbers(
         self, series: Series, source: Source, block: Block, scores: Block | None, flagged: dict[str, NDArray[np.int64]]
@@ -351,11 +374,7 @@ class _Fold:
         if one.time > self.latest[one.message]:
             return
         self.out.tick(self.batch["partition"][one.message].as_py(), one.time)
-        counted = replace(self.me.no_rows, dead=1)
-        if start <= self.behind:
-            self.out.add_late(start, counted, [])
-        else:
-            self.out.add(start, counted)
+        self._add(start, replace(self.me.no_rows, dead=1))
 
     def _late(self, message: int, at: int) -> bytes:
         delay = self.me.monitor.spec.window.watermark_delay

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from detectors.statistics.block import Codes
+from reference.category import category, shortened
 from streaming.tokens import Ints, offsets_of
 
 
@@ -38,6 +41,39 @@ def header_columns(headers: pa.ListArray, names: Sequence[str]) -> dict[str, pa.
             where[message[at]] = at  # numpy keeps the last
             columns[name] = values.take(pa.array(where, mask=where < 0))
     return columns
+
+
+def header_column(headers: pa.ListArray | None, name: str, member: str | None = None) -> Codes | None:
+    """One header of every message as text; missing where it is absent. None when no message has it.
+
+    Parameters
+    ----------
+    member
+        The header holds a JSON object, of which this member is meant (of a list, the first), as in KServe's ``ce_metadata``.
+    """
+    if headers is None:
+        return None
+    column = header_columns(headers, [name]).get(name)
+    if column is None:
+        return None
+    encoded = column.dictionary_encode()
+    texts = [_text(value, member) for value in encoded.dictionary.to_pylist()]
+    known: dict[str, int] = {}
+    lookup = np.array([-1 if text is None else known.setdefault(text, len(known)) for text in texts] + [-1], np.int32)
+    indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+    return Codes(lookup[indices], tuple(known))
+
+
+def _text(value: bytes | None, member: str | None) -> str | None:
+    if value is None:
+        return None
+    if member is None:
+        return shortened(value.decode("utf-8", "replace"))
+    try:
+        found = msgspec.json.decode(value)[member]
+        return category(found[0] if isinstance(found, list) else found)
+    except (msgspec.DecodeError, KeyError, TypeError, IndexError):
+        return None
 
 
 def _repeats(keys: pa.BinaryArray, each: int) -> bool:

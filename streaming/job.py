@@ -138,6 +138,7 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
         "sampleRows": drift.sample_rows if drift.needs_sample() else 0,
         "multivariate": [detector.model_dump(mode="json", by_alias=True) for detector in drift.multivariate],
         "series": [series.key for series in monitor.spec.sequential if series.of_instances],
+        "traffic": [detector.model_dump(mode="json", by_alias=True) for detector in monitor.spec.traffic.detectors],
         "learned": sorted(detector.key for detector in monitor.spec.outliers.learned),
     }
     try:

@@ -15,7 +15,22 @@ from itertools import pairwise
 
 from streaming.board import SEGMENTS, Board, Entry, Key
 from streaming.markup import Child, Markup, el, wire
-from streaming.reports import ColumnDrift, ColumnStatistics, Drift, Outlier, Statistics
+from streaming.page_parts import (
+    NOTHING,
+    WIDTH,
+    card,
+    figure,
+    moment,
+    name_of,
+    percent,
+    period,
+    plural,
+    ratio_of,
+    severity,
+    svg,
+)
+from streaming.page_tables import dead_letters, latest_window, newest, outliers, series, together, traffic
+from streaming.reports import ColumnDrift, Drift, Statistics
 
 _COLUMNS = 120
 """Columns of the heat map and of the timelines."""
@@ -23,11 +38,7 @@ _ROWS = 40
 """Features in the heat map, the worst ones."""
 _MULTIPLES = 24
 """Small charts, of the worst features."""
-_LATEST = 20
-"""Flagged instances in the table."""
-
-_WIDTH, _LEFT, _RIGHT = 1000.0, 150.0, 14.0
-_NOTHING = "\u2013"
+_LEFT, _RIGHT = 150.0, 14.0
 _FLOOR = 1e-12
 """Smaller p-values are drawn as this."""
 
@@ -76,8 +87,8 @@ def page(board: Board, *, version: str, sliding: bool, live: bool, now: datetime
             )
             if hidden
             else None,
-            _outliers(board),
-            _dead_letters(board),
+            outliers(board),
+            dead_letters(board),
             _legend(),
         ),
         el("script", Markup(_SCRIPT)) if live else None,
@@ -133,7 +144,7 @@ class _Column:
         for key, drift in self.drifts:
             for column in drift.columns:
                 known = cells.get((column.source, column.name))
-                if known is None or _severity(column) > _severity(known[1]):
+                if known is None or severity(column) > severity(known[1]):
                     cells[column.source, column.name] = key, column
         return cells
 
@@ -151,27 +162,9 @@ def _arranged(windows: dict[Key, Entry]) -> list[_Column]:
     return [_Column(items[a:b]) for a, b in pairwise([*starts, len(items)])]
 
 
-def _ratio(column: ColumnDrift) -> float | None:
-    """How far a score is on its way to the threshold (1), comparable between methods: a p-value by its logarithm."""
-    if column.score is None:
-        return None
-    if column.direction == "distance":
-        ratio = column.score / column.threshold if column.threshold > 0 else math.inf
-    elif 0 < column.threshold < 1:
-        ratio = math.log(column.score) / math.log(column.threshold) if column.score > 0 else math.inf
-    else:
-        ratio = 1.0
-    return min(max(ratio, 0.0), 99.0)
-
-
-def _severity(column: ColumnDrift) -> tuple[bool, float]:
-    ratio = _ratio(column)
-    return column.drifted, -1.0 if ratio is None else ratio
-
-
 def _class(column: ColumnDrift) -> str:
     """Colour of a cell: four cool ones below the threshold, four warm ones of drift."""
-    ratio = _ratio(column)
+    ratio = ratio_of(column)
     if ratio is None:
         return "none"
     if column.drifted:
@@ -183,64 +176,14 @@ def _class(column: ColumnDrift) -> str:
 # --- Words and numbers -----------------------------------------------------------------------------------------------
 
 
-def _figure(value: float | None) -> str:
-    """A number as people read it: four digits that matter."""
-    if value is None or not math.isfinite(value):
-        return _NOTHING
-    if value == int(value) and abs(value) < 1e9:
-        return f"{int(value):,}".replace(",", "\u202f")
-    return f"{value:.3g}" if abs(value) < 1e-3 or abs(value) >= 1e6 else f"{value:.4g}"
-
-
-def _moment(time: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(time)
-    except ValueError:
-        return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _time(time: str) -> str:
-    """``2013-02-03 07:30``, seconds where there are any."""
-    if (moment := _moment(time)) is None:
-        return time[:40]
-    seconds = ":%S" if moment.second else ""
-    return f"{moment:{f'%Y-%m-%d %H:%M{seconds}'}}"
-
-
-def _span(key: Key) -> str:
-    start, end = _moment(key.start), _moment(key.end)
-    if start is not None and end is not None and start.date() == end.date():
-        return f"{_time(key.start)} \u2013 {_time(key.end)[11:]}"
-    return f"{_time(key.start)} \u2013 {_time(key.end)}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", "\u202f%")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{_figure(number)} {noun}{'' if number == 1 else 's'}"
-
-
-def _feature(source: str, name: str) -> str:
-    return {"request": name, "response": f"{name} (answer)", "score": f"{name} (outlier score)"}[source]
-
-
 def _scored(column: ColumnDrift) -> str:
     sign = "p" if column.direction == "p-value" else "distance"
-    return f"{column.method}: {sign} {_figure(column.score)}, threshold {_figure(column.threshold)}"
-
-
-def _latest_drift(windows: dict[Key, Entry]) -> tuple[Key, Drift] | None:
-    """The newest closed window, else the newest."""
-    found = [(key, entry.drift) for key, entry in reversed(windows.items()) if entry.drift is not None]
-    return next((item for item in found if item[1].status == "final"), found[0] if found else None)
+    return f"{column.method}: {sign} {figure(column.score)}, threshold {figure(column.threshold)}"
 
 
 def _headline(shown: dict[str, dict[Key, Entry]]) -> str:
     for windows in shown.values():
-        if (latest := _latest_drift(windows)) is not None:
+        if (latest := newest(windows)) is not None:
             return "▲ drift · " if latest[1].drifted else "no drift · "
     return ""
 
@@ -265,7 +208,7 @@ def _segment(segment: str, windows: dict[Key, Entry], *, sliding: bool) -> Marku
     parts = [
         _verdict(segment, windows),
         _tiles(windows, sliding=sliding),
-        _card(
+        card(
             "Drift over time",
             "Share of the features that drifted, window by window; drifted windows carry a mark.",
             _timeline(columns),
@@ -273,52 +216,50 @@ def _segment(segment: str, windows: dict[Key, Entry], *, sliding: bool) -> Marku
             _bars(columns, "Flagged instances (outliers)", "outlier", lambda s: s.counts.outliers, sum),
             wide=True,
         ),
-        _card(
+        card(
             "Features and windows",
             "Each cell is a score beside its threshold: blue below it, orange to red at it and beyond."
             + (f" The {_ROWS} worst of {len(features)} features." if len(features) > _ROWS else ""),
             _heat_map(columns, features[:_ROWS]),
             wide=True,
         ),
-        _card(
+        card(
             "Scores and thresholds",
             "Up is drift; the dashed line is the threshold; p-values are drawn on a logarithmic scale.",
             el("div", list(_multiples(columns, features)), class_="multiples"),
         ),
-        _latest(windows),
+        latest_window(windows),
+        together(windows),
+        series(windows),
+        traffic(windows),
     ]
     return el("section", parts, class_="segment", aria_label=f"segment {segment}" if segment else "all requests")
 
 
-def _card(title: str, note: str | None, *children: Child, wide: bool = False) -> Markup:
-    content = el("div", children, class_="scroll") if wide else children
-    return el("div", el("h2", title), el("p", note, class_="muted") if note else None, content, class_="card")
-
-
 def _verdict(segment: str, windows: dict[Key, Entry]) -> Markup:
     name = el("h2", "Segment ", wire(segment), class_="name") if segment else None
-    latest = _latest_drift(windows)
+    latest = newest(windows)
     if latest is None:
         return el("div", name, el("p", "Statistics only: no drift method is configured."), class_="verdict")
     key, drift = latest
     total = drift.judged_columns
     if drift.drifted:
-        mark, words = "▲", f"Drift: {drift.drifted_columns} of {_plural(total, 'feature')}"
+        mark, words = "▲", f"Drift: {drift.drifted_columns} of {plural(total, 'feature')}"
     elif drift.drifted_columns:
-        mark, words = "◆", f"{drift.drifted_columns} of {_plural(total, 'feature')} drifted, below the alarm"
+        mark, words = "◆", f"{drift.drifted_columns} of {plural(total, 'feature')} drifted, below the alarm"
     else:
-        mark, words = "●", f"No drift in any of {_plural(total, 'feature')}"
+        mark, words = "●", f"No drift in any of {plural(total, 'feature')}"
     kind = "bad" if drift.drifted else "warn" if drift.drifted_columns else "good"
-    worst = sorted((c for c in drift.columns if c.drifted), key=_severity, reverse=True)
-    names = list(dict.fromkeys(_feature(c.source, c.name) for c in worst))
+    worst = sorted((c for c in drift.columns if c.drifted), key=severity, reverse=True)
+    names = list(dict.fromkeys(name_of(c.source, c.name) for c in worst))
     return el(
         "div",
         name,
         el("p", el("span", mark, class_="mark", aria_hidden="true"), f" {words}", class_="words"),
         el(
             "p",
-            f"{'window' if drift.status == 'final' else 'window in progress'} {_span(key)} UTC, "
-            f"{_plural(drift.rows, 'row')} against {_figure(drift.reference_rows)} of the reference",
+            f"{'window' if drift.status == 'final' else 'window in progress'} {period(key)} UTC, "
+            f"{plural(drift.rows, 'row')} against {figure(drift.reference_rows)} of the reference",
             class_="muted",
         ),
         el("p", [el("span", wire(name, 40), class_="chip") for name in names[:12]]) if names else None,
@@ -333,25 +274,25 @@ def _tiles(windows: dict[Key, Entry], *, sliding: bool) -> Markup:
     considered = last if sliding else counts
     where = "newest window" if sliding else "on this page"
     drifted = Counter(
-        _feature(source, name)
+        name_of(source, name)
         for drift in drifts
         for source, name in {(c.source, c.name) for c in drift.columns if c.drifted}
     )
     (favourite, times), *_ = drifted.most_common(1) or [("", 0)]
     closed = sum(entry.final for entry in windows.values())
-    alarms = sum(drift.drifted for drift in drifts)
+    alarms = sum(drift.alarm.raised for drift in drifts)
     open_ = len(windows) - closed
     tiles: list[tuple[str, Child, str]] = [
-        ("Windows", _figure(closed), f"{open_} in progress" if open_ else "all closed"),
-        ("Drift alarms", _figure(alarms), _percent(alarms / closed) + " of the windows" if closed else ""),
+        ("Windows", figure(closed), f"{open_} in progress" if open_ else "all closed"),
+        ("Drift alarms", figure(alarms), percent(alarms / closed) + " of the windows" if closed else ""),
         (
             "Drifts most often",
-            wire(favourite, 24) if times else _NOTHING,
-            f"in {_plural(times, 'window')}" if times else "",
+            wire(favourite, 24) if times else NOTHING,
+            f"in {plural(times, 'window')}" if times else "",
         ),
-        ("Requests", _figure(sum(c.requests for c in considered)), where),
-        ("Outliers", _figure(sum(c.outliers for c in considered)), where),
-        ("Late, dead", f"{_figure(sum(c.late for c in counts))}, {_figure(sum(c.dead for c in counts))}", "messages"),
+        ("Requests", figure(sum(c.requests for c in considered)), where),
+        ("Outliers", figure(sum(c.outliers for c in considered)), where),
+        ("Late, dead", f"{figure(sum(c.late for c in counts))}, {figure(sum(c.dead for c in counts))}", "messages"),
     ]
     return el(
         "dl",
@@ -368,7 +309,7 @@ def _ranking(columns: Sequence[_Column]) -> list[tuple[str, str]]:
     scores: dict[tuple[str, str], list[float]] = {}
     for column in columns:
         for feature, (_, drift) in column.cells.items():
-            drifted, ratio = _severity(drift)
+            drifted, ratio = severity(drift)
             score = scores.setdefault(feature, [0.0, 0.0])
             score[0] += drifted
             score[1] = max(score[1], ratio)
@@ -379,19 +320,7 @@ def _ranking(columns: Sequence[_Column]) -> list[tuple[str, str]]:
 
 
 def _step(columns: Sequence[_Column]) -> float:
-    return min((_WIDTH - _LEFT - _RIGHT) / max(len(columns), 1), 60.0)
-
-
-def _svg(height: float, label: str, *children: Child, width: float = _WIDTH, class_: str = "chart") -> Markup:
-    return el(
-        "svg",
-        el("title", label),
-        children,
-        viewBox=f"0 0 {width:g} {height:g}",
-        role="img",
-        aria_label=label,
-        class_=class_,
-    )
+    return min((WIDTH - _LEFT - _RIGHT) / max(len(columns), 1), 60.0)
 
 
 def _label(x: float, y: float, words: str, anchor: str = "end", limit: int = 22) -> Markup:
@@ -401,8 +330,8 @@ def _label(x: float, y: float, words: str, anchor: str = "end", limit: int = 22)
 
 def _ticks(columns: Sequence[_Column], y: float) -> Iterator[Markup]:
     """A few times below the columns, each where its window begins."""
-    moments = [_moment(column.windows[0][0].start) for column in columns]
-    known = [moment for moment in moments if moment is not None]
+    moments = [moment(column.windows[0][0].start) for column in columns]
+    known = [at for at in moments if at is not None]
     if not known:
         return
     form = "%H:%M:%S" if any(m.second for m in known) else "%H:%M"
@@ -413,10 +342,10 @@ def _ticks(columns: Sequence[_Column], y: float) -> Iterator[Markup]:
     step = _step(columns)
     every = max(math.ceil((8 * len(f"{known[0]:{form}}") + 12) / step), 1)
     for number in range(0, len(columns), every):
-        if (moment := moments[number]) is not None:
-            x, words = _LEFT + number * step, f"{moment:{form}}"
+        if (at := moments[number]) is not None:
+            x, words = _LEFT + number * step, f"{at:{form}}"
             yield el("line", x1=x, x2=x, y1=y, y2=y + 4, class_="axis")
-            if x + 7 * len(words) < _WIDTH:
+            if x + 7 * len(words) < WIDTH:
                 yield _label(x, y + 16, words, "start", 30)
 
 
@@ -437,7 +366,7 @@ def _timeline(columns: Sequence[_Column]) -> Markup:
     for share in (0.0, 0.5, 1.0):
         y = bottom - share * height
         marks.append(el("line", x1=_LEFT, x2=right, y1=y, y2=y, class_="grid"))
-        marks.append(_label(_LEFT - 8, y + 4, _percent(share)))
+        marks.append(_label(_LEFT - 8, y + 4, percent(share)))
     threshold = None
     for number, column in enumerate(columns):
         if column.worst is None:
@@ -445,7 +374,7 @@ def _timeline(columns: Sequence[_Column]) -> Markup:
         key, drift = column.worst
         threshold = drift.share_threshold
         x, size = _LEFT + number * step, max(drift.share * height, 2.0)
-        words = f"{_span(key)} UTC: {drift.drifted_columns} of {_plural(drift.judged_columns, 'feature')} drifted"
+        words = f"{period(key)} UTC: {drift.drifted_columns} of {plural(drift.judged_columns, 'feature')} drifted"
         if len(column.windows) > 1:
             words += f" (the worst of {len(column.windows)} windows)"
         if column.open:
@@ -461,12 +390,12 @@ def _timeline(columns: Sequence[_Column]) -> Markup:
             marks.append(el("polygon", el("title", words), points=points, class_="alarm"))
     if threshold is not None:
         y = bottom - threshold * height
-        title = el("title", f"alarm from {_percent(threshold)} of the features on")
+        title = el("title", f"alarm from {percent(threshold)} of the features on")
         marks.append(el("line", title, x1=_LEFT, x2=right, y1=y, y2=y, class_="threshold"))
     marks.append(_label(10, top + 4, "drifted features", "start"))
     marks.extend(_new_baselines(columns, bottom))
     marks.extend(_ticks(columns, bottom))
-    return _svg(bottom + 22, "Share of drifted features by window", marks)
+    return svg(bottom + 22, "Share of drifted features by window", marks)
 
 
 def _bars(
@@ -485,14 +414,14 @@ def _bars(
     most = max(*heights, 1)
     marks = [
         el("line", x1=_LEFT, x2=_LEFT + step * len(columns), y1=bottom, y2=bottom, class_="grid"),
-        _label(_LEFT - 8, top + 8, _figure(most)),
+        _label(_LEFT - 8, top + 8, figure(most)),
         _label(_LEFT - 8, bottom + 2, "0"),
         _label(10, top + 8, title.partition(" ")[0].lower(), "start"),
     ]
     for number, (column, size) in enumerate(zip(columns, heights, strict=True)):
         if size:
             first, last = column.windows[0][0], column.windows[-1][0]
-            words = f"{_span(Key(first.start, last.end, first.segment, first.baseline))} UTC: {_figure(size)}"
+            words = f"{period(Key(first.start, last.end, first.segment, first.baseline))} UTC: {figure(size)}"
             y = size / most * height
             marks.append(
                 el(
@@ -505,7 +434,7 @@ def _bars(
                     class_=f"bar {kind}{' open' if column.open else ''}",
                 ),
             )
-    return _svg(bottom + 8, f"{title} by window", marks)
+    return svg(bottom + 8, f"{title} by window", marks)
 
 
 def _heat_map(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) -> Markup:
@@ -513,13 +442,13 @@ def _heat_map(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) -
     marks: list[Markup] = []
     for line, feature in enumerate(features):
         y = line * row
-        marks.append(_label(_LEFT - 8, y + 13, _feature(*feature)))
+        marks.append(_label(_LEFT - 8, y + 13, name_of(*feature)))
         for number, column in enumerate(columns):
             found = column.cells.get(feature)
             if found is None:
                 continue
             key, drift = found
-            words = f"{_feature(*feature)}, {_span(key)} UTC\n{_scored(drift)}{', DRIFT' if drift.drifted else ''}"
+            words = f"{name_of(*feature)}, {period(key)} UTC\n{_scored(drift)}{', DRIFT' if drift.drifted else ''}"
             marks.append(
                 el(
                     "rect",
@@ -534,7 +463,7 @@ def _heat_map(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) -
     bottom = row * len(features)
     marks.extend(_new_baselines(columns, bottom))
     marks.extend(_ticks(columns, bottom))
-    return _svg(bottom + 22, "Drift score of every feature in every window", marks, class_="chart heat")
+    return svg(bottom + 22, "Drift score of every feature in every window", marks, class_="chart heat")
 
 
 def _multiples(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) -> Iterator[Markup]:
@@ -548,7 +477,7 @@ def _multiples(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) 
                 for score in drift.columns:
                     if (score.source, score.name) == feature and score.score is not None:
                         known = worst.get(score.method)
-                        if known is None or _severity(score) > _severity(known[1]):
+                        if known is None or severity(score) > severity(known[1]):
                             worst[score.method] = key, score
             for method, (key, score) in worst.items():
                 series.setdefault(method, []).append((number, key, score))
@@ -588,7 +517,7 @@ def _multiple(
     y = top + height - up(threshold) * scale
     dots = []
     for (x, v), (_, key, score) in zip(line, points, strict=True):
-        words = f"{_span(key)} UTC\n{_scored(score)}{', DRIFT' if score.drifted else ''}"
+        words = f"{period(key)} UTC\n{_scored(score)}{', DRIFT' if score.drifted else ''}"
         dots.append(
             el("circle", el("title", words), cx=x, cy=v, r=2.6, class_="dot bad" if score.drifted else "dot"),
         )
@@ -599,22 +528,22 @@ def _multiple(
         "figure",
         el(
             "figcaption",
-            el("b", wire(_feature(*feature), 30)),
+            el("b", wire(name_of(*feature), 30)),
             el("span", f" {method}", class_="muted"),
             el(
                 "span",
-                f"{sign + ' ' if sign else ''}{_figure(last.score)}",
+                f"{sign + ' ' if sign else ''}{figure(last.score)}",
                 class_="now bad" if last.drifted else "now",
             ),
         ),
-        _svg(
+        svg(
             base + 4,
-            f"{_feature(*feature)}, {method}: drifted in {drifted} of {len(points)}, now {_figure(last.score)}, "
-            f"threshold {_figure(threshold)}",
+            f"{name_of(*feature)}, {method}: drifted in {drifted} of {len(points)}, now {figure(last.score)}, "
+            f"threshold {figure(threshold)}",
             el("line", x1=left, x2=right, y1=base, y2=base, class_="grid"),
             el("polygon", points=area, class_="area"),
             el("line", x1=left, x2=right, y1=y, y2=y, class_="threshold"),
-            el("text", _figure(threshold), x=right + 5, y=y + 4),
+            el("text", figure(threshold), x=right + 5, y=y + 4),
             el("polyline", points=path, class_="line"),
             dots,
             width=width,
@@ -622,216 +551,6 @@ def _multiple(
         ),
         class_="alarming" if drifted else None,
     )
-
-
-# --- Tables ----------------------------------------------------------------------------------------------------------
-
-
-def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Child]], numbers: frozenset[int]) -> Markup:
-    """A table whose first column names its rows; `numbers` are the columns that align to the right."""
-
-    def cell(index: int, value: Child) -> Markup:
-        class_ = "number" if index in numbers else None
-        return el("td", value, class_=class_) if index else el("th", value, scope="row", class_=class_)
-
-    return el(
-        "div",
-        el(
-            "table",
-            el("caption", caption),
-            el(
-                "thead",
-                el(
-                    "tr",
-                    [el("th", h, scope="col", class_="number" if i in numbers else None) for i, h in enumerate(heads)],
-                ),
-            ),
-            el("tbody", [el("tr", [cell(index, value) for index, value in enumerate(row)]) for row in rows]),
-        ),
-        class_="scroll",
-    )
-
-
-def _latest(windows: dict[Key, Entry]) -> Markup | None:
-    """Every feature of the newest closed window."""
-    closed = [(key, entry) for key, entry in windows.items() if entry.final] or list(windows.items())
-    key, entry = closed[-1]
-    known = {(c.source, c.name): c for c in entry.statistics.columns} if entry.statistics is not None else {}
-    rows: list[list[Child]] = []
-    listed = set()
-    for column in sorted(entry.drift.columns, key=_severity, reverse=True) if entry.drift is not None else ():
-        feature = column.source, column.name
-        listed.add(feature)
-        why = [f"{name} {_percent(share)}" for name, share in list(column.explanation.items())[:2]]
-        verdict = el("span", "▲ drift", class_="tag bad") if column.drifted else el("span", _NOTHING, class_="tag")
-        method: Child = [
-            column.method,
-            "" if column.exact else el("abbr", " ≈", title="within the method's stated bound"),
-        ]
-        if column.error:
-            verdict = el("span", "failed", class_="tag bad", title=column.error[:500])
-        rows.append(
-            [
-                wire(_feature(*feature), 40),
-                verdict,
-                method,
-                _figure(column.score),
-                _figure(column.threshold),
-                *_described(known.get(feature)),
-                wire(", ".join(why), 60) if why else "",
-            ],
-        )
-    rows.extend(
-        [wire(_feature(*feature), 40), "", "", "", "", *_described(column), ""]
-        for feature, column in known.items()
-        if feature not in listed
-    )
-    if not rows:
-        return None
-    heads = ["Feature", "Verdict", "Method", "Score", "Threshold", "Values", "Missing", "Mean", "Std. dev.", "Median"]
-    state = "closed" if entry.final else "in progress"
-    return _card(
-        "The latest window",
-        None,
-        _table(
-            f"{_span(key)} UTC, {state}",
-            [*heads, "Distribution", "What drives it"],
-            rows,
-            frozenset({3, 4, 5, 6, 7, 8, 9}),
-        ),
-    )
-
-
-def _described(column: ColumnStatistics | None) -> list[Child]:
-    if column is None:
-        return [""] * 6
-    values = column.values
-    if column.type == "categorical":
-        middle: list[Child] = ["", "", ""]
-    else:
-        mean = values.get("mean", values.get("avg"))
-        middle = [_figure(mean), _figure(values.get("stddev")), _figure(values.get("p50", values.get("median")))]
-    return [_figure(column.count), _figure(column.missing + column.nonfinite), *middle, _histogram(column)]
-
-
-def _histogram(column: ColumnStatistics) -> Markup | None:
-    """The values' distribution as small bars: bins of a numeric column, the most frequent of a categorical one."""
-    if column.distribution is not None:
-        edges, counts = column.distribution.edges, column.distribution.counts
-        bars = [(f"{_figure(a)} to {_figure(b)}", n) for (a, b), n in zip(pairwise(edges), counts, strict=False)]
-        bars = [
-            (f"below {_figure(edges[0])}", column.distribution.below),
-            *bars,
-            (f"above {_figure(edges[-1])}", column.distribution.above),
-        ]
-        if not column.distribution.below:
-            bars = bars[1:]
-        if not column.distribution.above:
-            bars = bars[:-1]
-    elif column.categories:
-        bars = [(name[:60], float(count)) for name, count in list(column.categories.items())[:24]]
-    else:
-        return None
-    most = max((count for _, count in bars), default=0.0)
-    if most <= 0:
-        return None
-    width, height = 110.0, 26.0
-    step = width / len(bars)
-    marks = [
-        el(
-            "rect",
-            el("title", f"{name}: {_figure(count)}"),
-            x=number * step,
-            y=height - max(count / most * height, 0.6),
-            width=max(step - 0.8, step * 0.7),
-            height=max(count / most * height, 0.6),
-        )
-        for number, (name, count) in enumerate(bars)
-    ]
-    return _svg(height, f"Distribution of {_feature(column.source, column.name)}", marks, width=width, class_="spark")
-
-
-def _outliers(board: Board) -> Markup:
-    detectors, features = board.tally("detector"), board.tally("feature")
-    if not board.outliers:
-        return _card("Flagged instances", None, el("p", "No instance has been flagged.", class_="empty"))
-    rows: list[list[Child]] = [
-        [
-            el("time", _time(outlier.event_time)),
-            [wire(outlier.request_id, 32), f" #{outlier.instance}"],
-            outlier.detector,
-            _figure(outlier.score),
-            _figure(outlier.threshold),
-            _reasons(outlier),
-        ]
-        for outlier in sorted(board.outliers.values(), key=lambda o: (o.event_time, o.id), reverse=True)[:_LATEST]
-    ]
-    return _card(
-        "Flagged instances",
-        None,
-        el("div", _ranked("By detector", detectors), _ranked("By feature", features[:10]), class_="pair"),
-        _table(
-            f"The latest of {_plural(sum(count for _, count in detectors), 'outlier report')}",
-            ["Time (UTC)", "Request", "Detector", "Score", "Threshold", "Because of"],
-            rows,
-            frozenset({3, 4}),
-        ),
-    )
-
-
-def _reasons(outlier: Outlier) -> Child:
-    reasons: list[Child] = []
-    for feature in sorted(outlier.features, key=lambda feature: -abs(feature.contribution))[:3]:
-        value: Child = (
-            el("i", "missing")
-            if feature.value is None
-            else wire(feature.value, 40)
-            if isinstance(feature.value, str)
-            else _figure(feature.value)
-        )
-        bounds = ""
-        if feature.low is not None or feature.high is not None:
-            bounds = f" (allowed {_figure(feature.low)} to {_figure(feature.high)})"
-        reasons.append(el("span", el("b", wire(feature.name, 40)), " = ", value, bounds, class_="reason"))
-    more = len(outlier.features) - len(reasons)
-    return [*reasons, f" and {more} more" if more > 0 else None]
-
-
-def _dead_letters(board: Board) -> Markup | None:
-    reasons, unreadable = board.tally("reason"), board.tally("unreadable")
-    if not reasons and not unreadable:
-        return _card("Dead letters", None, el("p", "Every message could be monitored.", class_="empty"))
-    rows: list[list[Child]] = [
-        [
-            el("time", _time(letter.timestamp)),
-            letter.reason,
-            wire(letter.message, 120),
-            [wire(letter.topic, 40), f" {letter.partition}:{letter.offset}"],
-        ]
-        for letter in sorted(board.letters.values(), key=lambda letter: (letter.timestamp, letter.id), reverse=True)
-    ]
-    return _card(
-        "Dead letters",
-        "Messages that could not be monitored; they are whole in the dead-letter topic.",
-        _ranked("By reason", reasons) if reasons else None,
-        _ranked("Reports that this reporter could not read, by topic", unreadable) if unreadable else None,
-        _table("The latest", ["Time (UTC)", "Reason", "Message", "Where"], rows, frozenset()) if rows else None,
-    )
-
-
-def _ranked(title: str, counts: Sequence[tuple[str, int]]) -> Markup:
-    """Names with bars as long as their counts."""
-    most = max((count for _, count in counts), default=1)
-    rows = [
-        el(
-            "tr",
-            el("th", wire(name, 40), scope="row"),
-            el("td", el("span", style=f"width:{100 * count / most:.1f}%"), class_="meter"),
-            el("td", _figure(count), class_="number"),
-        )
-        for name, count in counts
-    ]
-    return el("table", el("caption", title), el("tbody", rows), class_="ranked")
 
 
 def _legend() -> Markup:
@@ -845,7 +564,7 @@ def _legend() -> Markup:
         ("h2", "2.5 times"),
         ("h3", "5 times and beyond, or outside the reference's range"),
     ]
-    return _card(
+    return card(
         "How to read this page",
         None,
         el(

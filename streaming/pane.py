@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from detectors.errors import SummaryFormatError
 from detectors.statistics.table import Plan, TableSummary
+from detectors.traffic.base import FittedTraffic, TrafficState
 from reference.baseline import Table
 from streaming.observations import Observations
 
-_Packed = tuple[tuple[bytes, bytes, bytes], int, int, int, list[tuple[bytes, bytes, bytes]]]
+_Packed = tuple[tuple[bytes, bytes, bytes], int, int, int, list[tuple[bytes, bytes, bytes]], list[bytes]]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -24,6 +26,8 @@ class Plans:
     score: Plan
     series: int = 0
     """How many series of instances are watched."""
+    traffic: tuple[FittedTraffic[Any], ...] = ()
+    """Those that look at who sends what."""
 
     def of(self, table: Table) -> Plan:
         """One of them."""
@@ -46,6 +50,8 @@ class Pane:
     """Instances that at least one detector flagged."""
     observations: tuple[Observations, ...] = ()
     """Of each series of instances that a sequential detector watches."""
+    traffic: tuple[TrafficState, ...] = ()
+    """Of each traffic detector."""
 
     @classmethod
     def empty(cls, plans: Plans) -> "Pane":
@@ -55,6 +61,7 @@ class Pane:
             TableSummary.empty(plans.response),
             TableSummary.empty(plans.score),
             observations=(Observations.none(),) * plans.series,
+            traffic=tuple(detector.empty() for detector in plans.traffic),
         )
 
     def __add__(self, other: "Pane") -> "Pane":
@@ -66,6 +73,7 @@ class Pane:
             self.dead + other.dead,
             self.outliers + other.outliers,
             tuple(a + b for a, b in zip(self.observations, other.observations, strict=True)),
+            tuple(a + b for a, b in zip(self.traffic, other.traffic, strict=True)),
         )
 
     def tables(self) -> Iterator[tuple[Table, TableSummary]]:
@@ -84,13 +92,14 @@ class Pane:
         """MessagePack of the summaries' binary forms and the counts."""
         tables = [summary.to_bytes() for _, summary in self.tables()]
         series = [observations.packed() for observations in self.observations]
-        return msgspec.msgpack.encode((tables, self.messages, self.dead, self.outliers, series))
+        traffic = [state.to_bytes() for state in self.traffic]
+        return msgspec.msgpack.encode((tables, self.messages, self.dead, self.outliers, series, traffic))
 
     @classmethod
     def from_bytes(cls, data: bytes, plans: Plans) -> "Pane":
         """Read the binary form back; raises SummaryFormatError or IncompatibleSummaries as `TableSummary.from_bytes`."""
         try:
-            tables, messages, dead, outliers, series = msgspec.msgpack.decode(data, type=_Packed)
+            tables, messages, dead, outliers, series, traffic = msgspec.msgpack.decode(data, type=_Packed)
         except msgspec.MsgspecError as error:
             msg = f"these {len(data)} bytes are no pane: {error}"
             raise SummaryFormatError(msg) from None
@@ -103,6 +112,7 @@ class Pane:
             dead,
             outliers,
             tuple(Observations.unpacked(*packed) for packed in series),
+            tuple(detector.read(state) for detector, state in zip(plans.traffic, traffic, strict=True)),
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,6 +12,7 @@ from detectors.base import DriftDetector, Verdict
 from detectors.distribution import Ramps, Steps
 from detectors.drift import DRIFT, default_method
 from detectors.frequencies import sturges_edges
+from detectors.limits import median_deviation
 from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.metrics import METRICS, SHARES
@@ -31,6 +32,7 @@ from streaming.reports import (
     MultivariateDrift,
     Statistics,
     Status,
+    TrafficDrift,
     Window,
 )
 from streaming.series import watched
@@ -146,6 +148,9 @@ def _column_statistics(me: Worker, source: Table, table: TableSummary, column: C
             values |= {f"p{p:g}": _number(v) for p, v in zip(settings.percentiles, at, strict=True)}
         if "median" in asked:
             values["median"] = _number(_percentiles(table, column, (50,))[0])
+        if "mad" in asked:
+            middle = _percentiles(table, column, (50,))[0]
+            values["mad"] = _number(median_deviation(column, middle)) if column.count else None
         if "iqr" in asked:
             low, high = _percentiles(table, column, (25, 75))
             values["iqr"] = _number(high - low)
@@ -250,6 +255,7 @@ def _drift(me: Worker, report: Report, window: Pane, detected_at: str) -> Drift:
             }
         ),
         sequential=[],
+        traffic=list(_traffic(me, window)),
         multivariate=[_together(*each) for each in me.together(window.requests)],
         alarm=Alarm(raised=in_a_row >= settings.min_windows, windows=in_a_row, min_windows=settings.min_windows),
     )
@@ -278,6 +284,25 @@ def _below(p: float, column: ColumnDrift) -> bool:
     """Whether a p-value is drift by this column's method."""
     strict = column.method in DRIFT and DRIFT[column.method].strict
     return p < column.threshold or (p == column.threshold and not strict)
+
+
+def _traffic(me: Worker, window: Pane) -> Iterator[TrafficDrift]:
+    for settings, detector, state in zip(
+        me.monitor.spec.traffic.detectors, me.plans.traffic, window.traffic, strict=True
+    ):
+        for verdict in detector.compare(state):
+            yield TrafficDrift(
+                detector=detector.name,
+                client=verdict.client,
+                direction=settings.direction,
+                score=_number(verdict.score),
+                threshold=verdict.threshold,
+                drifted=verdict.drifted,
+                requests=verdict.requests,
+                explanation=verdict.explanation,
+                facts=verdict.facts,
+                example=verdict.example,
+            )
 
 
 def _together(detector: MultivariateDetector, fitted: FittedMultivariate, window: Joint) -> MultivariateDrift:

@@ -214,6 +214,27 @@ class SequentialDrift(msgspec.Struct, rename="camel", kw_only=True):
     """Whether one of them was drift, not only a warning."""
 
 
+class TrafficDrift(msgspec.Struct, rename="camel", kw_only=True):
+    """What one traffic detector says of the requests of one client, or of all, in this window."""
+
+    detector: str
+    client: str | None
+    """Null: all requests. `(other)`: those of all clients that are not looked at one by one."""
+    direction: Literal["p-value", "distance"]
+    score: float | None
+    """Null when there was too little to judge."""
+    threshold: float
+    drifted: bool
+    """Whether it is an alarm."""
+    requests: int
+    explanation: dict[str, float]
+    """What drove the score, largest first: column or cell -> its share."""
+    facts: dict[str, float]
+    """Numbers beside the score that help to judge it; the detector's documentation says which."""
+    example: dict[str, float | str | None]
+    """One offending request, where the detector can show one."""
+
+
 class Alarm(msgspec.Struct, rename="camel", kw_only=True):
     """Whether somebody should be woken."""
 
@@ -247,6 +268,8 @@ class Drift(WindowRecord, kw_only=True):
     multivariate: list[MultivariateDrift]
     sequential: list[SequentialDrift]
     """Only in final reports: every window is shown to a sequential detector once."""
+    traffic: list[TrafficDrift]
+    """Of all requests first, then of single clients."""
     alarm: Alarm
 
 

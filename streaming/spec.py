@@ -28,6 +28,8 @@ from detectors.outliers.unseen_category import UnseenCategory
 from detectors.sequential.base import SequentialDetector
 from detectors.settings import Duration, Settings, format_duration
 from detectors.statistics.metrics import METRICS, SHARES
+from detectors.traffic import TrafficMethod
+from detectors.traffic.base import TrafficDetector
 from reference.schema import Model, Name
 from reference.settings import Reference
 from streaming.document import Document, NotADocument, Problem, in_words, misplaced
@@ -230,6 +232,34 @@ class DriftSection(Settings):
         )
 
 
+class Client(Settings):
+    """How to tell who sent a request."""
+
+    feature: str | None = None
+    """A categorical feature that names the client."""
+    header: str | None = None
+    """A Kafka header that does, for instance `ce_source`."""
+    member: str | None = None
+    """The header holds a JSON object, and this member of it is meant: `header: ce_metadata`, `member: x-client-id` for a request header
+    that KServe's logger was told to pass on."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.feature is None) == (self.header is None) or (self.member is not None and self.header is None):
+            msg = "give either `feature`, or `header` (with `member` when the header holds a JSON object)"
+            raise ValueError(msg)
+        return self
+
+
+class Traffic(Settings):
+    """Whether somebody probes, copies or floods the model."""
+
+    detectors: tuple[TrafficMethod, ...] = ()
+    """By name, or with settings."""
+    client: Client | None = None
+    """By which requests are also looked at client by client. Default: only all together."""
+
+
 class Performance(Settings):
     """Quality of the predictions once labels come. Not available yet: metrics are refused."""
 
@@ -347,6 +377,7 @@ class Spec(Settings):
     segments: Segments = Segments()
     sequential: tuple[Series, ...] = ()
     """Series that are watched number by number, across windows."""
+    traffic: Traffic = Traffic()
     reference: Reference = Reference()
     reports: Reports = Reports()
     job: Job = Job()
@@ -378,6 +409,14 @@ class Spec(Settings):
                         [section, key, name],
                         f"{name!r} is no feature or prediction of the model: known are: {', '.join(known)}",
                     )
+        client = self.traffic.client
+        if client is not None and client.feature is not None:
+            candidates = [column.name for column in self.model.request_schema.categorical]
+            if client.feature not in candidates:
+                raise misplaced(
+                    ["traffic", "client", "feature"],
+                    f"{client.feature!r} is no categorical feature of the model: those are: {', '.join(candidates) or 'none'}",
+                )
         learned = {detector.name for detector in self.outliers.learned}
         flagging = [detector.name for detector in self.outliers.detectors]
         for place, series in enumerate(self.sequential):
@@ -512,7 +551,7 @@ class _WithOurDefaults(GenerateJsonSchema):
 
 
 _TOGETHER = 2
-_DETECTORS = (DriftDetector, OutlierDetector, MultivariateDetector, SequentialDetector)
+_DETECTORS = (DriftDetector, OutlierDetector, MultivariateDetector, SequentialDetector, TrafficDetector)
 
 
 def _brief(value: Any, written: Any = None) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from detectors.base import FittedOutlierDetector, FittedScore, FittingColumn, LearnedOutlierDetector
 from detectors.for_evidently import UNRESOLVED
@@ -12,6 +13,7 @@ from detectors.statistics.column import ColumnSummary
 from detectors.statistics.comoments import CoMoments
 from detectors.statistics.embedding import Embedding
 from detectors.statistics.table import Plan, TableSummary
+from detectors.traffic.base import FittedTraffic
 from reference.baseline import SOURCES, Baseline, Source, Table
 from reference.schema import Column, Schema
 from reference.store import Store
@@ -88,7 +90,25 @@ class Worker:
                 embeddings=tuple(e for e in self._embeddings if e is not None) if table == "request" else (),
             )
 
-        return Plans(plan("request"), plan("response"), plan("score"), len(self.series))
+        return Plans(plan("request"), plan("response"), plan("score"), len(self.series), self._traffic)
+
+    @cached_property
+    def _traffic(self) -> tuple[FittedTraffic[Any], ...]:
+        schema, sample = self.schema("request"), self.baseline.samples["request"]
+        kept = self.traffic_columns
+        sample = replace(sample, categorical=tuple(sample.categorical[j] for j in kept))
+        numeric, categorical = [c.name for c in schema.numeric], [schema.categorical[j].name for j in kept]
+        return tuple(detector.learn(sample, numeric, categorical) for detector in self.monitor.spec.traffic.detectors)
+
+    @cached_property
+    def traffic_columns(self) -> list[int]:
+        """Places of the categorical features that traffic detectors look at.
+
+        All but the one that names the client: it is the same in all requests of a client, which no sample of the reference's rows is.
+        """
+        client = self.monitor.spec.traffic.client
+        names = [column.name for column in self.schema("request").categorical]
+        return [j for j, name in enumerate(names) if client is None or name != client.feature]
 
     @cached_property
     def series(self) -> list[Series]:
@@ -130,7 +150,7 @@ class Worker:
     @cached_property
     def keyed(self) -> bool:
         """Whether rows need keys, by which a sample is drawn and equal times are put in order."""
-        return bool(self.plans.request.sample or self.series)
+        return bool(self.plans.request.sample or self.series or self.plans.traffic)
 
     @cached_property
     def no_rows(self) -> Pane:

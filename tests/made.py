@@ -93,6 +93,7 @@ def drift(
         explanation={},
         multivariate=[],
         sequential=[],
+        traffic=[],
         alarm=Alarm(raised=share >= 0.5, windows=int(share >= 0.5), min_windows=1),
     )
 

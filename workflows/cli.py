@@ -417,6 +417,7 @@ def detectors_list(*, as_json: AsJson = False) -> int:
     from detectors.multivariate import MULTIVARIATE
     from detectors.outliers import OUTLIERS
     from detectors.sequential import SEQUENTIAL
+    from detectors.traffic import TRAFFIC
 
     catalogue = {
         kind: [describe(each) for each in members.values()]
@@ -425,6 +426,7 @@ def detectors_list(*, as_json: AsJson = False) -> int:
             ("multivariate", MULTIVARIATE),
             ("sequential", SEQUENTIAL),
             ("outliers", OUTLIERS),
+            ("traffic", TRAFFIC),
         )
     }
     if as_json:

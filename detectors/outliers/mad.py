@@ -1,4 +1,3 @@
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -7,8 +6,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from detectors.base import ColumnType, FittingColumn, OutlierDetector
-from detectors.distribution import Ramps
-from detectors.limits import FittedLimits, Limits, quantiles
+from detectors.limits import FittedLimits, Limits, median_deviation, quantiles
 from detectors.statistics.column import ColumnSummary
 
 _NORMAL = 0.6745
@@ -73,39 +71,9 @@ class MedianAbsoluteDeviation(OutlierDetector):
         if reference.count == 0 or reference.low == reference.high:
             return Limits()
         median = float(quantiles(reference, np.array([0.5]))[0])
-        unit = _deviation(reference, median) / _NORMAL
+        unit = median_deviation(reference, median) / _NORMAL
         if unit == 0:
             unit = reference.std()
         if not 0 < unit < np.inf:
             return Limits()
         return Limits(median - self.threshold * unit, median + self.threshold * unit, median, median, unit)
-
-
-def _deviation(column: ColumnSummary, median: float) -> float:
-    """Median distance of a column's values to their median."""
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        if column.values is not None:
-            return float(np.median(np.abs(column.values - median)))
-        known = Ramps.of(column)
-        # What is left of the median is folded over to the right; a ramp across it becomes two.
-        left = np.clip((median - known.starts) / (known.ends - known.starts), 0.0, 1.0)
-        left = np.where(known.ends > known.starts, left, known.starts < median)
-        near = np.concatenate((median - np.minimum(known.ends, median), np.maximum(known.starts, median) - median))
-        far = np.concatenate((median - np.minimum(known.starts, median), np.maximum(known.ends, median) - median))
-        counts = np.concatenate((known.counts * left, known.counts * (1 - left)))
-
-        def within(distance: float, *, closed: bool) -> float:
-            """How many values are nearer to the median, or as near."""
-            at_it = distance >= near if closed else distance > near
-            part = np.where(far > near, np.clip((distance - near) / (far - near), 0.0, 1.0), at_it)
-            return float(part @ counts)
-
-        # Between two neighbours of these distances the number is a straight line; at each there may be a step.
-        steps = np.unique(np.concatenate((near, far))).tolist()
-        half = known.total / 2
-        at = bisect_left(range(len(steps)), x=half, key=lambda i: within(steps[i], closed=True))
-        at = min(at, len(steps) - 1)
-        if at == 0 or within(steps[at], closed=False) <= half:
-            return float(steps[at])
-        before, until = within(steps[at - 1], closed=True), within(steps[at], closed=False)
-        return float(steps[at - 1] + (half - before) / (until - before) * (steps[at] - steps[at - 1]))

@@ -68,8 +68,7 @@ class Plan:
         for ruler in self.rulers or ():
             digest.update(ruler.marks.tobytes())
         for embedding in self.embeddings:
-            for array in (embedding.mean, embedding.scale, embedding.weights):
-                digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(embedding.key)
         return digest.digest()
 
     @cached_property

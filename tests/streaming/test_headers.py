@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.headers import header_columns, nested
+from streaming.headers import header_column, header_columns, nested
 
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=8)
 HEADERS = st.none() | st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4)
@@ -36,3 +36,14 @@ def test_a_nul_inside_takes_the_headers_of_its_own_message_only():
     found = nested(pa.array([flat(good), flat([("ce_id", "a\0ce_type")]), flat(good)], pa.binary()))
     assert found.to_pylist()[1] is None
     assert header_columns(found, ["ce_id"])["ce_id"].to_pylist() == [b"a", None, b"a"]
+
+
+def test_a_header_or_a_member_of_it_names_the_client():
+    metadata = [b'{"x-client": ["a", "b"]}', b'{"x-client": 7}', b'{"other": 1}', b"no json", b'{"x-client": []}']
+    found = nested(pa.array([*(flat([("ce_metadata", text.decode())]) for text in metadata), None], pa.binary()))
+    member = header_column(found, "ce_metadata", "x-client")
+    assert [None if code < 0 else member.values[code] for code in member.codes] == ["a", "7", None, None, None, None]
+    whole = header_column(found, "ce_metadata")
+    assert [None if code < 0 else whole.values[code] for code in whole.codes] == [*(t.decode() for t in metadata), None]
+    assert header_column(found, "ce_source") is None
+    assert header_column(None, "ce_source") is None

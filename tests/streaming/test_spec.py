@@ -83,7 +83,7 @@ ONE_LINE = {
     GOOD + "features: []\n": "m.yaml:12: features: is an unknown key here: it belongs to spec.model",
     spec("colour: red"): (
         "m.yaml:12: spec.colour: is an unknown key: this place takes "
-        "model, kafka, window, statistics, outliers, drift, performance, segments, sequential, reference, reports, job, logger"
+        "model, kafka, window, statistics, outliers, drift, performance, segments, sequential, traffic, reference, reports, job, logger"
     ),
     # missing
     GOOD.replace("  name: iris", "  labels: {}"): (

@@ -101,7 +101,9 @@ def named(drift, method):
 
 
 def test_a_change_that_no_column_shows_is_found_by_all_multivariate_methods(tmp_path):
-    monitor = monitor_of(tmp_path, drift=f"{{methods: [ks], multivariate: [{', '.join(MULTIVARIATE)}]}}")
+    monitor = monitor_of(
+        tmp_path, drift=f"{{methods: [{{name: ks, threshold: 0.001}}], multivariate: [{', '.join(MULTIVARIATE)}]}}"
+    )
     assert pinned_baseline(monitor)
     stream = Stream(monitor, tmp_path)
     records = stream.send(rows(800, 2), 0, 9.9, cut=3)
@@ -238,3 +240,30 @@ def test_a_value_of_the_wrong_type_is_an_outlier_when_asked_for(tmp_path):
     assert not [topic for topic, _ in records if topic == monitor.topics.deadletter]
     (first,) = finals(records, "statistics")
     assert first["counts"]["requests"] == 5
+
+
+def test_a_flood_and_a_probe_are_found_by_client(tmp_path):
+    """One client repeats itself, one sweeps a grid; the others are as in training. Who is who stands in a feature."""
+    monitor = monitor_of(
+        tmp_path,
+        traffic="{detectors: [extraction, near_duplicates], client: {feature: where}}",
+        drift="{methods: [ks]}",
+    )
+    stream = Stream(monitor, tmp_path)
+    usual = rows(1200, 7).assign(where=lambda t: np.where(np.arange(len(t)) % 2, "a", "b"))
+    rng = np.random.default_rng(8)
+    flood = pd.concat([rows(1, 9)] * 400, ignore_index=True).assign(
+        where="flooder", x=lambda t: t["x"] + rng.normal(0, 1e-3, len(t))
+    )
+    sweep = pd.concat([rows(1, 10)] * 400, ignore_index=True).assign(where="prober", z=np.linspace(0, 600, 400))
+    everything = pd.concat([usual, flood, sweep]).sample(frac=1.0, random_state=1)
+    records = stream.send(everything, 0, 9.9, cut=5) + stream.send(usual, 10, 19.9) + stream.send(rows(5, 3), 30, 31)
+    attacked, clean, *_ = finals(records, "drift")
+    alarms = {(t["detector"], t["client"]) for t in attacked["traffic"] if t["drifted"]}
+    assert ("near_duplicates", "flooder") in alarms
+    assert ("extraction", "prober") in alarms
+    assert not {client for _, client in alarms} & {"a", "b"}
+    assert not [t for t in clean["traffic"] if t["drifted"]]
+    assert {t["client"] for t in clean["traffic"]} == {None, "a", "b"}
+    (flooded,) = [t for t in attacked["traffic"] if (t["detector"], t["client"]) == ("near_duplicates", "flooder")]
+    assert flooded["example"]["y"] == pytest.approx(flood["y"].iloc[0])

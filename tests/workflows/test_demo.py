@@ -291,6 +291,7 @@ def reports(status: str, revision: int, *columns: ColumnDrift) -> tuple[Statisti
         explanation={},
         multivariate=[],
         sequential=[],
+        traffic=[],
         alarm=Alarm(raised=True, windows=1, min_windows=1),
     )
     return statistics, drift

@@ -13,7 +13,7 @@ from scipy import stats
 
 from detectors.errors import IncompatibleSummaries, SummaryFormatError
 from detectors.statistics.block import Block, Codes
-from detectors.statistics.embedding import Embedding
+from detectors.statistics.embedding import FourierFeatures, MomentFeatures, Scales
 from detectors.statistics.metrics import METRICS
 from detectors.statistics.quantiles import RANK_ERROR
 from detectors.statistics.ruler import Ruler
@@ -27,6 +27,9 @@ NUMBERS = st.one_of(
 WORDS = ("", "ATL", "Σ", "a\x00b", "JFK")
 UP_TO_40 = st.integers(0, 40)
 REFERENCE = np.sort(np.random.default_rng(7).gamma(2.0, 100.0, 5000))
+SCALES = Scales(
+    np.arange(2), np.array([200.0, 1.0]), np.array([140.0, 1.0]), np.array([0.1, 0.0]), np.array([0.8, 1.0])
+)
 PLAN = Plan(
     numeric=("x", "few"),
     categorical=("where",),
@@ -37,7 +40,8 @@ PLAN = Plan(
     distinct=True,
     sample=10,
     embeddings=(
-        Embedding(np.array([200.0, 1.0]), np.array([140.0, 1.0]), np.array([[0.3, 1.0, -2.0], [0.1, -0.7, 1.5]])),
+        MomentFeatures(SCALES),
+        FourierFeatures(SCALES, np.array([[0.3, 1.0, -2.0], [0.1, -0.7, 1.5]])),
     ),
 )
 
@@ -84,8 +88,9 @@ def assert_same(a: TableSummary, b: TableSummary) -> None:
     np.testing.assert_array_equal(a.sample.keys, b.sample.keys)
     np.testing.assert_array_equal(a.sample.numeric, b.sample.numeric)
     assert a.sample.categorical == b.sample.categorical
-    assert a.embedded[0].n == b.embedded[0].n
-    np.testing.assert_allclose(a.embedded[0].total, b.embedded[0].total, atol=1e-9)
+    for ours, theirs in zip(a.embedded, b.embedded, strict=True):
+        assert ours.n == theirs.n
+        np.testing.assert_allclose(ours.total, theirs.total, atol=1e-9)
     reach = np.maximum(np.abs(a.moments.low), np.abs(a.moments.high))
     reach = np.where(np.isfinite(reach), reach, 0) + 1e-30
     n = np.maximum(a.moments.count, 1)
