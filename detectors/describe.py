@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,23 @@ class Description:
     threshold: float | None
     """The default of a method's threshold; None of a detector that only alarms, which has parameters instead."""
     parameters: tuple[Parameter, ...]
+
+
+def catalogues() -> dict[str, Mapping[str, type[Settings]]]:
+    """Kind of detector -> its catalogue. The import takes a moment, which who asks for none of them should not wait for."""
+    from detectors.drift import DRIFT
+    from detectors.multivariate import MULTIVARIATE
+    from detectors.outliers import OUTLIERS
+    from detectors.sequential import SEQUENTIAL
+    from detectors.traffic import TRAFFIC
+
+    return {
+        "drift": DRIFT,
+        "multivariate": MULTIVARIATE,
+        "sequential": SEQUENTIAL,
+        "outliers": OUTLIERS,
+        "traffic": TRAFFIC,
+    }
 
 
 def describe(detector: type[Settings]) -> Description:

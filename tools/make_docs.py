@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md and docs/cli.md from the code: from the JSON Schema, the docstrings and the commands themselves.
+"""Writes docs/configuration.md, docs/detectors.md and docs/cli.md from the code: from the JSON Schema, the docstrings and the commands themselves.
 
 `make golden` runs it (by tests/tools/test_make_docs.py), and `make check-golden` fails when they differ.
 """
@@ -9,9 +9,7 @@ from typing import Any, get_args
 
 import typer.main
 
-from detectors.describe import Description, describe
-from detectors.drift import DRIFT
-from detectors.outliers import OUTLIERS
+from detectors.describe import Description, catalogues, describe
 from streaming.spec import json_schema
 from workflows.cli import EXTRAS, app
 
@@ -44,6 +42,23 @@ spec:
 Durations are written with their unit: `500ms`, `15s`, `1h30m`. Texts that YAML would read as something else are written in quotes: a
 category `"no"`, a version `"1.0"`. Secrets are never written here, only where they are: `{env: NAME}` or `{file: PATH}`.
 """
+
+DETECTORS = """\
+# The detectors
+
+Each is named in a ModelMonitor, bare or with settings: `ks`, or `{name: ks, threshold: 0.01}`. `driftline detectors list` prints this catalogue,
+`--json` for programs. The docstring of each (in the file that is named like it, in the folder of its kind) has its formula, when it
+misleads, its nearest neighbours and the paper; docs/agreement.md compares the drift methods with Evidently, docs/honesty.md tells how often
+detectors alarm on clean data and how soon on drift, docs/adding-a-detector.md how to write one.
+"""
+
+KINDS = {
+    "drift": "Drift of one column (`spec.drift.methods`, `spec.drift.columns`)",
+    "multivariate": "Drift of all numeric features together (`spec.drift.multivariate`)",
+    "sequential": "Changes in a series (`spec.sequential`)",
+    "outliers": "Outliers among instances (`spec.outliers.detectors`)",
+    "traffic": "Adversarial and abusive traffic (`spec.traffic.detectors`)",
+}
 
 CLI = """\
 # The command `driftline`
@@ -79,10 +94,16 @@ def configuration() -> str:
         text = f"{_paragraph(section.get('description', ''))}\n\n{_keys(section, schema, defaults)}"
         places.setdefault(text, []).append(f"`{path}`" if path else "The document")
     parts += [f"\n## {', '.join(paths)}\n\n{text}" for text, paths in places.items()]
-    parts.append("\n## Drift methods\n\nNames, thresholds and directions are Evidently's.\n")
-    parts += [_detector(describe(method)) for method in DRIFT.values()]
-    parts.append("\n## Outlier detectors\n")
-    parts += [_detector(describe(detector)) for detector in OUTLIERS.values()]
+    return GENERATED + "".join(parts)
+
+
+def detectors() -> str:
+    """docs/detectors.md."""
+    parts = [DETECTORS]
+    for kind, members in catalogues().items():
+        described = [describe(member) for member in members.values()]
+        parts.append(f"\n## {KINDS[kind]}\n")
+        parts += map(_detector, described)
     return GENERATED + "".join(parts)
 
 
@@ -179,8 +200,10 @@ def _flow(value: Any) -> str:
 
 def _detector(one: Description) -> str:
     facts = [f"for {' and '.join(one.applies_to)} columns"] if one.applies_to else []
+    if one.unit:
+        facts.append(f"score: {one.unit}")
     if one.drifted_when:
-        facts.append(f"drift when the {one.direction} is {one.drifted_when.removeprefix('score ')}")
+        facts.append(f"alarm when the {one.direction} is {one.drifted_when.removeprefix('score ')}")
     settings = "".join(
         f"- `{each.name}` (`{_flow(each.default)}`): {each.meaning.replace('``', '`')}\n" for each in one.parameters
     )

@@ -412,23 +412,9 @@ def detectors_list(*, as_json: AsJson = False) -> int:
     """List every drift method and every detector, with what it is made for, its unit and its default settings."""
     import dataclasses
 
-    from detectors.describe import describe
-    from detectors.drift import DRIFT
-    from detectors.multivariate import MULTIVARIATE
-    from detectors.outliers import OUTLIERS
-    from detectors.sequential import SEQUENTIAL
-    from detectors.traffic import TRAFFIC
+    from detectors.describe import catalogues, describe
 
-    catalogue = {
-        kind: [describe(each) for each in members.values()]
-        for kind, members in (
-            ("drift", DRIFT),
-            ("multivariate", MULTIVARIATE),
-            ("sequential", SEQUENTIAL),
-            ("outliers", OUTLIERS),
-            ("traffic", TRAFFIC),
-        )
-    }
+    catalogue = {kind: [*map(describe, members.values())] for kind, members in catalogues().items()}
     if as_json:
         _print_json({kind: [*map(dataclasses.asdict, members)] for kind, members in catalogue.items()})
         return 0

@@ -23,5 +23,9 @@ def test_configuration_page(golden, make_docs: ModuleType):
     golden("docs/configuration.md", make_docs.configuration())
 
 
+def test_detectors_page(golden, make_docs: ModuleType):
+    golden("docs/detectors.md", make_docs.detectors())
+
+
 def test_cli_page(golden, make_docs: ModuleType):
     golden("docs/cli.md", make_docs.cli())
