@@ -170,17 +170,21 @@ class Ramps(Distribution):
         start, end = self.starts[at], self.ends[at]
         inside = (i < len(self.ends)) & (x > start)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            part = (x - start) / (end - start)
-            # Halves, where the width of a bin is too large for a float.
-            part = np.where(np.isfinite(part), part, (x / 2 - start / 2) / (end / 2 - start / 2))
-        part = np.where(inside, np.clip(part, 0.0, 1.0), 0.0)
-        counted: NDArray[np.float64] = self.before[i] + part * self.counts[at]
+            if math.isfinite(float(self.ends[-1]) - float(self.starts[0])):
+                part = (x - start) / (end - start)
+            else:  # a width may be too large for a float, its half is not
+                part = (x / 2 - start / 2) / (end / 2 - start / 2)
+        counted: NDArray[np.float64] = self.before[i] + np.where(inside, part, 0.0) * self.counts[at]
         return counted
 
     @property
     @override
     def corners(self) -> NDArray[np.float64]:
-        return self.starts if self.exact else np.unique(np.concatenate((self.starts, self.ends)))
+        if self.exact:
+            return self.starts
+        x = np.empty(2 * len(self.starts))
+        x[::2], x[1::2] = self.starts, self.ends
+        return x[np.concatenate(([True], x[1:] != x[:-1]))]
 
     @property
     @override
@@ -256,12 +260,19 @@ def difference(a: Distribution, b: Distribution, power: int) -> tuple[NDArray[np
         return _between_steps(a, b, power)
     if isinstance(a, Ramps) and isinstance(b, Ramps) and a.ruler is not None and a.ruler is b.ruler:
         return _on_one_ruler(a, b, power)
-    x = np.unique(np.concatenate((a.corners, b.corners)))
+    x = common_corners(a, b)
     if a.exact and b.exact:
         return x, np.abs(a.upto(x[:-1]) / a.total - b.upto(x[:-1]) / b.total) ** power
     left = a.upto(x[:-1]) / a.total - b.upto(x[:-1]) / b.total
     right = a.below(x[1:]) / a.total - b.below(x[1:]) / b.total
     return x, _mean_power(left, right, power)
+
+
+def common_corners(a: Distribution, b: Distribution) -> NDArray[np.float64]:
+    """The corners of both, ascending, each once."""
+    x = np.concatenate((a.corners, b.corners))
+    x.sort(kind="stable")  # merges what is sorted already
+    return x[np.concatenate(([True], x[1:] != x[:-1]))]
 
 
 def _mean_power(left: NDArray[np.float64], right: NDArray[np.float64], power: int) -> NDArray[np.float64]:
