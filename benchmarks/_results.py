@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ FOLDER = Path(__file__).parent / "results"
 
 
 class Results:
-    """Named figures of one run, with the commit and the machine they were measured on.
+    """Named figures of one run and tables of them, with the commit and the machine they were measured on.
 
     Parameters
     ----------
@@ -23,12 +24,17 @@ class Results:
     def __init__(self, name: str) -> None:
         self.name = name
         self.figures: dict[str, float] = {}
+        self.tables: dict[str, list[dict[str, Any]]] = {}
         self.notes: list[str] = []
         self.load_before = os.getloadavg()[0]
 
     def figure(self, key: str, value: float) -> None:
         """Keep a number; its key ends with its unit."""
         self.figures[key] = float(f"{value:.4g}") if abs(value) < 1e4 else float(round(value))
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """Keep a table, row by row: for what one number does not say."""
+        self.tables[key] = rows
 
     def note(self, text: str) -> None:
         """Keep a sentence for the table; it is not written to the file."""
@@ -44,13 +50,17 @@ class Results:
         """
         FOLDER.mkdir(exist_ok=True)
         path = FOLDER / f"{self.name}.json"
-        earlier = json.loads(path.read_text())["figures"] if keep and path.is_file() else {}
+        earlier = json.loads(path.read_text()) if keep and path.is_file() else {}
         machine = {
             "cores": len(os.sched_getaffinity(0)),
             "load_before": round(self.load_before, 2),
             "load_after": round(os.getloadavg()[0], 2),
         }
-        document = {"name": self.name, "commit": commit(), "machine": machine, "figures": {**earlier, **self.figures}}
+        figures = {**earlier.get("figures", {}), **self.figures}
+        tables = {**earlier.get("tables", {}), **self.tables}
+        document = {"name": self.name, "commit": commit(), "machine": machine, "figures": figures}
+        if tables:
+            document["tables"] = tables
         path.write_text(json.dumps(document, indent=2) + "\n")
         return path
 
