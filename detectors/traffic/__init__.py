@@ -1,7 +1,7 @@
 """Detectors of adversarial and abusive traffic, one file each, and the catalogue that names them.
 
-Queries that follow a model's decision boundary also stand out by the scores of outlier models (`detectors.outliers`), which a
-baseline learns and a monitor watches for drift as columns of their own: the reconstruction scores of single requests are judged there.
+The third sign of abuse, inputs unlike any natural one, needs no detector of its own here: the scores of outlier models (the
+reconstruction error of an autoencoder among them) are columns derived from each request, and drift detectors watch them.
 """
 
 from typing import TYPE_CHECKING

@@ -94,11 +94,14 @@ class FittedTraffic(Protocol[S]):
 class TrafficDetector(Settings):
     """The settings of one traffic detector; `learn` makes it know the reference.
 
-    A subclass has ``name: Literal["its_name"] = "its_name"`` and ``threshold: float = …`` as fields.
+    A subclass has ``name: Literal["its_name"] = "its_name"`` and ``threshold: float = …`` as fields,
+    and the class variables here.
     """
 
     direction: ClassVar[Direction]
     """``p-value``: small means an alarm. ``distance``: large means an alarm."""
+    unit: ClassVar[str]
+    """What score and threshold are measured in."""
 
     name: str
     threshold: float
