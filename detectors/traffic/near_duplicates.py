@@ -536,8 +536,8 @@ class FittedNearDuplicates:
 def _fingerprints(block: Block, units: Units, tolerance: float) -> list[NDArray[np.uint64]]:
     """For each grid (rows,) the cell of each request: numbers to the nearest multiple of a cell's width, and to the one below.
 
-    Multiples are counted from the median. A cell is hashed to a sum of its coordinates times random odd numbers, and that is mixed: two cells have the same 52
-    bits with a probability of about 2^-52.
+    Multiples are counted from the median. A cell is hashed to a sum of its coordinates times random odd numbers, and that is
+    mixed: two cells have the same 52 bits with a probability of about 2^-52.
     """
     width = block.numeric.shape[1]
     factors = mixed(np.arange(1, width + len(block.categorical) + 1, dtype=np.uint64)) | np.uint64(1)
