@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.distribution import Distribution, Ramps, Steps, pair
+from detectors.distribution import Distribution, Ramps, Steps, common_corners, pair
 from detectors.statistics.column import ColumnSummary, once
 
 _ATOM = 0.9
-"""From this share of a bin on, what lies at its upper mark is taken for one common value."""
+"""Above this share of a bin, what lies at its upper mark is taken for one common value."""
 
 _ROUNDING = 1e-12
 """A smaller share of all values is none."""
@@ -41,15 +41,15 @@ class Pieces:
 def pieces(reference: ColumnSummary, window: ColumnSummary) -> Pieces:
     """The pieces of two columns that both have at least one value: one for each distinct value while every value is at hand.
 
-    From a ruler the values of a bin are evenly spread as in `Ramps`, but for one thing. Where their mean is so near the bin's upper mark
-    that at least nine tenths must be there if the others are spread over the whole bin, this is what is assumed: a common value is a mark
-    of the ruler, and the rest of its bin is rare.
+    From a ruler the values of a bin are spread as in `Ramps`, but for common values, which are marks of the ruler. Where the mean of a
+    bin is so near its upper mark that at least nine tenths must be there if the others are spread over the whole bin, this is what is assumed. In
+    a column with at least half of its values in bins that have them all at the mark, as a discrete feature has, no such share is asked for.
     """
     a, b = pair(reference, window)
     if isinstance(a, Steps) and isinstance(b, Steps):
         return _of_values(a, b)
     a, b = (_with_atoms(column) if isinstance(x, Ramps) else x for x, column in ((a, reference), (b, window)))
-    x = np.unique(np.concatenate((a.corners, b.corners)))
+    x = common_corners(a, b)
     p, q = _masses(a, x), _masses(b, x)
     some = np.flatnonzero(p + q > _ROUNDING * (a.total + b.total))
     return Pieces(p[some], q[some], some % 2 == 0, a.exact and b.exact)
@@ -78,7 +78,8 @@ def _with_atoms(column: ColumnSummary) -> Ramps:
     with np.errstate(over="ignore", invalid="ignore"):
         # Evenly spread values, and a share of all at the end, have the mean of a ramp over the last 1 - share of the bin.
         at_end = 1 - (ends - starts) / (ends - floor)
-    common = np.flatnonzero((ends == column.ruler.ceilings[bins]) & (at_end >= _ATOM) & (at_end < 1))
+    least = 0.0 if 2 * known.at_ends.sum() >= known.total else _ATOM
+    common = np.flatnonzero((ends == column.ruler.ceilings[bins]) & (at_end > least) & (at_end < 1))
     here = at_end[common] * counts[common]
     starts[common], counts[common] = floor[common], counts[common] - here
     starts, ends = (np.insert(array, common + 1, ends[common]) for array in (starts, ends))

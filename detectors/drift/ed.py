@@ -18,7 +18,7 @@ class EnergyDistance(DriftDetector):
 
     From ruler counts, F of each sample is exact at the marks, and so is its integral from mark to mark. So the distance is off by at most
     ``(sqrt(2) / 3) (sqrt(sum w_j p_j^2) + sqrt(sum w_j q_j^2))``, w_j the width of bin j within the sample's range, p_j and q_j the shares of
-    reference and window in it. Seen: off by 0.000005 for normal samples of standard deviation 1 with 20,000 values each.
+    reference and window in it. Seen: off by 0.000006 for normal samples of standard deviation 1 with 20,000 values each.
 
     Parameters
     ----------

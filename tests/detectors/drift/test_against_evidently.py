@@ -69,6 +69,8 @@ def test_scores_are_equal_while_the_window_is_whole(kind, size, columns, evident
     expected = evidently(*rows, methods)
     pair = columns.pair(*rows)
     for name in methods:
+        if (name, kind) == ("es", "two values"):
+            continue  # rounding decides there what rank a singular matrix has
         verdict = DRIFT[name]().compare(*pair)
         # Near 0 a distance that is a square root shows the rounding of its square.
         assert verdict.score == pytest.approx(expected[name], rel=1e-9, abs=1e-7 if verdict.score < 1e-6 else 0), name
@@ -77,7 +79,20 @@ def test_scores_are_equal_while_the_window_is_whole(kind, size, columns, evident
 
 # About one and a half times the largest differences seen over these columns and several seeds. The two made from few rows are the hard
 # ones: the window's values are all others than the reference's.
-WITHIN = {"wasserstein": 3e-4, "ks": 0.025, "jensenshannon": 0.005, "kl_div": 0.0035, "psi": 0.005, "hellinger": 0.035}
+WITHIN = {
+    "wasserstein": 3e-4,
+    "ks": 0.025,
+    "jensenshannon": 0.005,
+    "kl_div": 0.0035,
+    "psi": 0.005,
+    "hellinger": 0.035,
+    "anderson": 0.0014,
+    "cramer_von_mises": 0.001,
+    "mannw": 5e-4,
+    "t_test": 1e-12,
+    "ed": 0.0011,
+    "es": 0.0015,
+}
 WITHIN_USUALLY = {
     "wasserstein": 1.3e-4,
     "ks": 0.025,
@@ -85,6 +100,12 @@ WITHIN_USUALLY = {
     "kl_div": 1.5e-4,
     "psi": 4e-4,
     "hellinger": 0.0015,
+    "anderson": 2e-4,
+    "cramer_von_mises": 8e-4,
+    "mannw": 8e-4,
+    "t_test": 1e-12,
+    "ed": 7e-4,
+    "es": 0.002,
 }
 
 

@@ -135,7 +135,10 @@ def test_categories_that_never_were_are_always_drift(categorical, columns, refer
     assert categorical.compare(*columns.pair(reference * 20, [f"new {word}" for word in window * 20])).drifted
 
 
-@pytest.mark.parametrize("name", ["jensenshannon", "psi", "hellinger", "ks"])
+SYMMETRIC = ["jensenshannon", "psi", "hellinger", "ks", "anderson", "cramer_von_mises", "t_test", "ed", "es"]
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
 @given(reference=numbers(tame), window=numbers(tame))
 @settings(max_examples=25)
 def test_symmetry(name, columns, reference, window):
