@@ -136,7 +136,11 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
         "comoments": bool({"covariance", "correlation"} & set(monitor.spec.statistics.metrics)),
         "distinct": "distinct" in monitor.spec.statistics.metrics,
         "sampleRows": drift.sample_rows if drift.needs_sample() else 0,
-        "multivariate": [detector.model_dump(mode="json", by_alias=True) for detector in drift.multivariate],
+        # What a verdict is drawn from the sums by may change; what is summed up may not.
+        "multivariate": [
+            detector.model_dump(mode="json", by_alias=True, exclude={"threshold", "false_alarm_rate"})
+            for detector in drift.multivariate
+        ],
         "series": [series.key for series in monitor.spec.sequential if series.of_instances],
         "traffic": [detector.model_dump(mode="json", by_alias=True) for detector in monitor.spec.traffic.detectors],
         "learned": sorted(detector.key for detector in monitor.spec.outliers.learned),

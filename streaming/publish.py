@@ -255,7 +255,7 @@ def _drift(me: Worker, report: Report, window: Pane, detected_at: str) -> Drift:
             }
         ),
         sequential=[],
-        traffic=list(_traffic(me, window)),
+        traffic=list(_traffic(me, window, final=report.status == "final")),
         multivariate=[_together(*each) for each in me.together(window.requests)],
         alarm=Alarm(raised=in_a_row >= settings.min_windows, windows=in_a_row, min_windows=settings.min_windows),
     )
@@ -286,11 +286,12 @@ def _below(p: float, column: ColumnDrift) -> bool:
     return p < column.threshold or (p == column.threshold and not strict)
 
 
-def _traffic(me: Worker, window: Pane) -> Iterator[TrafficDrift]:
+def _traffic(me: Worker, window: Pane, *, final: bool) -> Iterator[TrafficDrift]:
+    """Of a window that is still open only what is quickly said."""
     for settings, detector, state in zip(
         me.monitor.spec.traffic.detectors, me.plans.traffic, window.traffic, strict=True
     ):
-        for verdict in detector.compare(state):
+        for verdict in detector.compare(state) if final or settings.quick else ():
             yield TrafficDrift(
                 detector=detector.name,
                 client=verdict.client,

@@ -269,7 +269,7 @@ class Drift(WindowRecord, kw_only=True):
     sequential: list[SequentialDrift]
     """Only in final reports: every window is shown to a sequential detector once."""
     traffic: list[TrafficDrift]
-    """Of all requests first, then of single clients."""
+    """Of all requests first, then of single clients; `extraction` in final reports only, because it takes its time."""
     alarm: Alarm
 
 

@@ -29,12 +29,14 @@ def document(folder: Path, **sections: str) -> str:
 
 def training(rows: int = 5000) -> pa.Table:
     rng = np.random.default_rng(0)
-    return pa.table({"x": rng.normal(10.0, 2.0, rows), "where": rng.choice(["ATL", "JFK", "SFO"], rows)})
+    x, where = rng.normal(10.0, 2.0, rows), rng.choice(["ATL", "JFK", "SFO"], rows)
+    return pa.table({"x": x, "where": where, "y": rng.normal(0.0, 1.0, rows)})
 
 
 def publish(monitor: ModelMonitor) -> str:
     """Build and publish the baseline of a toy monitor; returns its version."""
-    return Store(monitor.spec.reference.store).publish(build(training(), monitor.spec.model, monitor.spec.reference))
+    spec = monitor.spec
+    return Store(spec.reference.store).publish(build(training(), spec.model, spec.reference, spec.outliers.learned))
 
 
 def monitor_of(folder: Path, **sections: str) -> ModelMonitor:

@@ -100,6 +100,8 @@ class TrafficDetector(Settings):
 
     direction: ClassVar[Direction]
     """``p-value``: small means an alarm. ``distance``: large means an alarm."""
+    quick: ClassVar[bool] = True
+    """Whether a verdict takes milliseconds, so that windows that are still open get one, too."""
     unit: ClassVar[str]
     """What score and threshold are measured in."""
 

@@ -112,6 +112,7 @@ class Extraction(TrafficDetector):
     """
 
     direction: ClassVar[Direction] = "p-value"
+    quick: ClassVar[bool] = False
     unit: ClassVar[str] = "probability"
 
     name: Literal["extraction"] = "extraction"
