@@ -1,5 +1,5 @@
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ _COUNTED_SIZE = 20
 _SMALLEST, _LARGEST = 0.003, 1e6
 """Below and above these the limiting distribution is 0 and 1."""
 _SMALLEST_TERM = 1e-7
+
+_Reached: TypeAlias = dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]
+"""By how many steps of a path went to the right: each sum of squared distances to the diagonal, ascending, and how many paths have it."""
 
 
 class CramerVonMises(DriftDetector):
@@ -129,7 +132,10 @@ def _counted_p(u: float, n: int, m: int) -> float:
     pairs, multiple = n * m, math.lcm(n, m)
     least = math.floor(multiple**2 * (n + m) * (6 * u - pairs * (4 * pairs - 1)) / (6 * pairs**2))
     half = (n + m) // 2
-    first, last = _reached(n, m, half), _reached(n, m, n + m - half)
+    first: _Reached = {0: (np.zeros(1, np.int64), np.ones(1))}
+    for step in range(1, half + 1):
+        first = _stepped(first, step, n, m)
+    last = first if n + m == 2 * half else _stepped(first, half + 1, n, m)
     ways = 0.0
     for i, (sums, counts) in first.items():
         others, times = last[n - i]
@@ -140,17 +146,14 @@ def _counted_p(u: float, n: int, m: int) -> float:
     return ways / math.comb(n + m, n)
 
 
-def _reached(n: int, m: int, steps: int) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """After so many steps, by how many went to the right: each sum of squared distances to the diagonal, ascending, and how many paths have it."""
+def _stepped(at: _Reached, step: int, n: int, m: int) -> _Reached:
+    """Where the paths are after one more step, the one with this number."""
     multiple = math.lcm(n, m)
     right, up = multiple // n, multiple // m
-    at: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {0: (np.zeros(1, np.int64), np.ones(1))}
-    for step in range(1, steps + 1):
-        following: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        for i in range(max(0, step - m), min(n, step) + 1):
-            parts = [at[j] for j in (i - 1, i) if j in at]
-            sums, where = np.unique(np.concatenate([sums for sums, _ in parts]), return_inverse=True)
-            counts = np.bincount(where, weights=np.concatenate([counts for _, counts in parts])).astype(np.float64)
-            following[i] = sums + (right * i - up * (step - i)) ** 2, counts
-        at = following
-    return at
+    following: _Reached = {}
+    for i in range(max(0, step - m), min(n, step) + 1):
+        parts = [at[j] for j in (i - 1, i) if j in at]
+        sums, where = np.unique(np.concatenate([sums for sums, _ in parts]), return_inverse=True)
+        counts = np.bincount(where, weights=np.concatenate([counts for _, counts in parts])).astype(np.float64)
+        following[i] = sums + (right * i - up * (step - i)) ** 2, counts
+    return following

@@ -125,7 +125,7 @@ def widths(column):
 
 
 @given(rows=counted())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_pieces_keep_the_counts_of_each_bin(columns, rows):
     reference, window = on_ruler(columns, *rows)
     cut = pieces(reference, window)
@@ -139,7 +139,7 @@ def test_pieces_keep_the_counts_of_each_bin(columns, rows):
 
 
 @given(rows=counted(tied=False))
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_cramer_von_mises_from_the_ruler_is_within_its_bound(columns, rows):
     a, b, _ = rows
     reference, window = on_ruler(columns, *rows)
@@ -151,7 +151,7 @@ def test_cramer_von_mises_from_the_ruler_is_within_its_bound(columns, rows):
 
 
 @given(rows=counted(tied=False))
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_anderson_from_the_ruler_is_within_its_bound(columns, rows):
     a, b, _ = rows
     reference, window = on_ruler(columns, *rows)
@@ -164,7 +164,7 @@ def test_anderson_from_the_ruler_is_within_its_bound(columns, rows):
 
 
 @given(rows=counted())
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_mann_whitney_from_the_ruler_is_within_the_pairs_of_a_bin(columns, rows):
     a, b, _ = rows
     reference, window = on_ruler(columns, *rows)
@@ -173,7 +173,7 @@ def test_mann_whitney_from_the_ruler_is_within_the_pairs_of_a_bin(columns, rows)
 
 
 @given(rows=counted())
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_energy_distance_from_the_ruler_is_within_its_bound(columns, rows):
     a, b, _ = rows
     reference, window = on_ruler(columns, *rows)
@@ -189,7 +189,7 @@ def test_energy_distance_from_the_ruler_is_within_its_bound(columns, rows):
 
 
 @given(rows=counted(), scale=st.floats(0.1, 3))
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_characteristic_functions_from_the_ruler_are_within_their_bound(columns, rows, scale):
     for raw, column in zip(rows[:2], on_ruler(columns, *rows), strict=True):
         (true, covariance), (found, like) = (
