@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from streaming.worker import Task
 
-_STAMP_VERSION = 1
+_STAMP_VERSION = 2
 _DRAIN_S = 30
 _RUNTIME = "org.apache.spark.sql.execution.streaming.runtime"
 _LOGGING = Path(__file__).with_name("log4j2.properties").resolve()

@@ -55,7 +55,10 @@ class Distinct:
 def _each_once(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(ordered) == 0:
         return ordered
-    return np.concatenate((ordered[:1], ordered[1:][ordered[1:] != ordered[:-1]])) + 0.0
+    new = ordered[1:] != ordered[:-1]
+    if new.all():
+        return ordered + 0.0
+    return np.concatenate((ordered[:1], ordered[1:][new])) + 0.0
 
 
 def _of_texts(column: Codes) -> NDArray[np.uint64]:
@@ -65,8 +68,9 @@ def _of_texts(column: Codes) -> NDArray[np.uint64]:
 
 def _smallest(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """At most 2,048, ascending, each once."""
-    if len(hashes) > 2 * KEPT:  # of values that are distinct, mostly: then twice as many are enough to choose from
-        few = np.unique(np.partition(hashes, 2 * KEPT)[: 2 * KEPT])
+    if len(hashes) > 2 * KEPT:
+        # Hashes are spread evenly, so those below a limit are enough to choose from, unless most are repetitions.
+        few = np.unique(hashes[hashes < np.uint64((2**64 - 1) / len(hashes) * 1.5 * KEPT)])
         if len(few) >= KEPT:
             return few[:KEPT]
     return np.unique(hashes)[:KEPT]

@@ -101,9 +101,16 @@ def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     Steele, Lea & Flood (2014), Fast splittable pseudorandom number generators, OOPSLA: the finaliser of SplitMix64.
     """
     x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    # In place: fresh arrays would take twice as long as the arithmetic.
+    shifted = x >> np.uint64(30)
+    x ^= shifted
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    np.right_shift(x, np.uint64(27), out=shifted)
+    x ^= shifted
+    x *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(x, np.uint64(31), out=shifted)
+    x ^= shifted
+    return x
 
 
 def content_keys(block: Block) -> NDArray[np.uint64]:
