@@ -67,6 +67,10 @@ wheel: $(INSTALLED) ## Build dist/driftline-*.whl.
 test: jars ## Run every test that takes less than a minute, with a real Kafka and a real Spark.
 	@$(PY) -m pytest -m "not slow" $(ARGS)
 
+.PHONY: explore
+explore: $(INSTALLED) ## Look for counterexamples to the laws: other examples in every run, and more of them (an hour).
+	@HYPOTHESIS_PROFILE=explore $(PY) -m pytest tests/detectors tests/reference tests/streaming -m "not spark and not kafka" $(ARGS)
+
 .PHONY: test-slow
 test-slow: jars ## Run the tests that take longer.
 	@$(PY) -m pytest -m slow $(ARGS)

@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from streaming.broker import EmbeddedKafka
+
+# Laws: the same examples in every run, so that what landed yesterday lands today; `make explore` looks for new ones. How long an
+# example takes on a busy machine says nothing about the law.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Workers of Spark start whatever this names; without it, the system's Python, which has none of our packages.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
