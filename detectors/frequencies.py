@@ -188,8 +188,11 @@ def union_distinct(reference: ColumnSummary, window: ColumnSummary) -> float:
     estimate of what was never seen before.
     """
     if reference.values is not None and window.values is not None:
-        before, values = Steps(reference.values), _distinct(window.values)
-        return reference_distinct(reference) + int(np.count_nonzero(before.upto(values) == before.below(values)))
+        values = _distinct(window.values)
+        at = np.searchsorted(reference.values, values)
+        within = at < len(reference.values)
+        common = np.count_nonzero(reference.values[at[within]] == values[within])
+        return reference_distinct(reference) + len(values) - int(common)
     if reference.counts is not None and window.counts is not None:
         return len({*reference.counts, *window.counts}) + (window.unlisted > 0) + (reference.unlisted > 0)
     (known, rate), q = _seen(reference), Ramps.of(window)

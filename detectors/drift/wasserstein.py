@@ -1,11 +1,10 @@
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
 from detectors.base import ColumnType, Direction, DriftDetector, Score
-from detectors.distribution import difference, pair, spread
+from detectors.distribution import apart, pair, spread
 from detectors.frequencies import bin_label, largest, sturges_edges
 from detectors.statistics.column import ColumnSummary
 
@@ -36,6 +35,7 @@ class Wasserstein(DriftDetector):
 
     Examples
     --------
+    >>> import numpy as np
     >>> from detectors.statistics.column import ColumnSummary
     >>> def column(x):
     ...     x = np.array(x)
@@ -60,16 +60,10 @@ class Wasserstein(DriftDetector):
     @override
     def score(self, reference: ColumnSummary, window: ColumnSummary) -> Score:
         p, q = pair(reference, window)
-        x, between = difference(p, q, 1)
-        # In quarters, since the whole range may be too large for a float.
-        quarters = x / 4
-        parts = between * (quarters[1:] - quarters[:-1])
-        edges = sturges_edges(p.total + q.total, x[0], x[-1])
-        upto = np.zeros(len(x))
-        np.cumsum(parts, out=upto[1:])
-        moved = np.diff(np.interp(edges / 4, quarters, upto))
+        edges = sturges_edges(p.total + q.total, min(p.low, q.low), max(p.high, q.high))
+        moved = apart(p, q, 1, edges)
         return Score(
-            float(parts.sum()) / max(spread(reference), _SMALLEST_STD) * 4,
+            float(moved.sum()) / max(spread(reference), _SMALLEST_STD) * 4,
             p.exact and q.exact,
             largest(moved, lambda i: bin_label(edges, i)),
         )

@@ -1,5 +1,6 @@
 """Two distributions that were counted on one ruler are compared bin by bin: the same as by sorting all corners."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from detectors.distribution import Ramps, Steps, difference, distribution
+from detectors.distribution import Ramps, Steps, apart, difference, distribution
 from detectors.frequencies import by_bin
 from detectors.statistics.column import once
 from detectors.statistics.ruler import Ruler
@@ -102,3 +103,37 @@ def test_a_window_is_spread_within_a_bin_as_the_reference_is(sketched):
             like = abs(b.sums[j] / count - inside.mean()) <= limit
         below.append(before + count * np.mean(inside < edge) if like else Ramps.of(b).below(np.array([edge]))[0])
     np.testing.assert_allclose(np.cumsum(found.window)[:-1], below, rtol=1e-12)
+
+
+@given(
+    large=arrays(float, st.integers(40, 300), elements=st.one_of(tame, st.integers(0, 9).map(float))),
+    small=arrays(float, st.integers(1, 9), elements=st.one_of(tame, st.integers(0, 9).map(float))),
+    bins=st.integers(1, 12),
+    power=st.sampled_from([1, 2]),
+)
+@example(large=np.full(40, 3.0), small=np.array([3.0]), bins=1, power=1)
+@example(large=np.full(40, 3.0), small=np.array([4.0]), bins=2, power=1)
+@example(large=np.array([-1.7e308] * 20 + [1.7e308] * 20), small=np.array([1.0]), bins=5, power=1)
+@settings(max_examples=200)
+def test_two_samples_are_apart_in_each_bin_by_what_all_their_values_say(large, small, bins, power):
+    a, b = Steps(np.sort(large)), Steps(np.sort(small))
+    low, high = min(a.low, b.low), max(a.high, b.high)
+    edges = 4 * np.linspace(low / 4, high / 4, bins + 1) if low < high else np.array([low - 0.5, low + 0.5])
+    x = np.unique(np.concatenate((a.values, b.values, edges)))
+    gaps = np.abs(a.upto(x[:-1]) / a.total - b.upto(x[:-1]) / b.total) ** power * np.diff(x / 4)
+    expected = [gaps[(i <= x[:-1]) & (x[:-1] < j)].sum() for i, j in itertools.pairwise(edges)]
+    for both in ((a, b), (b, a)):
+        np.testing.assert_allclose(apart(*both, power, edges), expected, rtol=1e-11, atol=1e-15 * (high / 4 - low / 4))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@given(reference=samples, window=samples, bins=st.integers(1, 12))
+@settings(max_examples=50)
+def test_bins_add_up_to_the_whole(power, sketched_both, reference, window, bins):
+    ruler = Ruler.of(np.sort(reference), 16)
+    a, b = (Ramps.of(sketched_both.numeric(rows, ruler)) for rows in (reference, window))
+    low, high = min(a.low, b.low), max(a.high, b.high)
+    parts = apart(a, b, power, 4 * np.linspace(low / 4, high / 4, bins + 1))
+    assert np.all(parts >= 0)
+    whole = integral(*difference(a, b, power))[-1]
+    assert parts.sum() == pytest.approx(whole, rel=1e-11, abs=1e-14 * (high / 4 - low / 4))
