@@ -75,7 +75,7 @@ def codes(rng: np.random.Generator, *, shifted: bool) -> dict[str, np.ndarray]:
 def worker(features: dict[str, np.ndarray], categories: dict[str, np.ndarray]) -> Worker:
     """What a worker holds: the baseline of these rows, from the bytes in which a store keeps it."""
     # Some methods want a sample of rows.
-    monitor = monitor_of([*features], [*categories], ["es"] if categories else ["auto"])
+    monitor = monitor_of([*features], [*categories], ["empirical_mmd"] if categories else ["auto"])
     strings = {name: np.take(CATEGORIES[name], where) for name, where in categories.items()}
     built = build(pa.table({**features, **strings}), monitor.spec.model, monitor.spec.reference)
     return Worker(monitor, Baseline.from_bytes(built.to_bytes()), built.version, 0)

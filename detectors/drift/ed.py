@@ -5,7 +5,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from detectors.base import ColumnType, Direction, DriftDetector, Score
-from detectors.distribution import difference, pair
+from detectors.distribution import apart, pair
 from detectors.frequencies import bin_label, largest, sturges_edges
 from detectors.statistics.column import ColumnSummary
 
@@ -56,13 +56,10 @@ class EnergyDistance(DriftDetector):
     @override
     def score(self, reference: ColumnSummary, window: ColumnSummary) -> Score:
         p, q = pair(reference, window)
-        x, between = difference(p, q, 2)
-        # In quarters, since the whole range may be too large for a float.
-        parts = between * np.diff(x / 4)
-        edges = sturges_edges(p.total + q.total, x[0], x[-1])
-        moved = np.diff(np.interp(edges / 4, x / 4, np.concatenate(([0.0], np.cumsum(parts)))))
+        edges = sturges_edges(p.total + q.total, min(p.low, q.low), max(p.high, q.high))
+        moved = apart(p, q, 2, edges)
         return Score(
-            float(np.sqrt(2 * parts.sum())) * 2,
+            float(np.sqrt(2 * moved.sum())) * 2,
             p.exact and q.exact,
             largest(moved, lambda i: bin_label(edges, i)),
         )
