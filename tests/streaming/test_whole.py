@@ -95,6 +95,51 @@ class Stream:
         return passed + self.operator.call(rest, now=START + 3600 * S + first)
 
 
+def test_the_example_that_watches_everything_runs(tmp_path):
+    """examples/watchful: each of its sections has an answer in the records."""
+    text = Path("examples/watchful/monitor.yaml").read_text() + f"  reference: {{store: {tmp_path / 'baselines'}}}\n"
+    monitor = parse(text, "watchful.yaml")
+
+    def loans(n: int, seed: int) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        income = rng.lognormal(10, 0.5, n)
+        return pd.DataFrame(
+            {
+                "income": income,
+                "debt": income * rng.gamma(2.0, 0.3, n),
+                "age": rng.integers(18, 90, n).astype(float),
+                "branch": rng.choice(["north", "south"], n),
+                "p": rng.beta(2, 5, n),
+            }
+        )
+
+    spec = monitor.spec
+    table = pa.Table.from_pandas(loans(5000, 0).rename(columns={"p": "probability"}), preserve_index=False)
+    Store(spec.reference.store).publish(build(table, spec.model, spec.reference, spec.outliers.learned))
+    stream = Stream(monitor, tmp_path)
+    records = (
+        stream.send(loans(1500, 1), 0, 59) + stream.send(loans(1500, 2), 60, 119) + stream.send(loans(5, 3), 200, 201)
+    )
+    (drift, *_), (statistics, *_) = finals(records, "drift"), finals(records, "statistics")
+    assert {(c["name"], c["method"]) for c in drift["columns"] if c["source"] == "request"} == {
+        ("income", "wasserstein"), ("income", "ks"), ("debt", "wasserstein"), ("age", "wasserstein"), ("branch", "jensenshannon"),
+    }  # fmt: skip
+    assert [c["name"] for c in drift["columns"] if c["source"] == "score"] == ["mahalanobis"]
+    assert not any(c["drifted"] or c["error"] for c in drift["columns"])
+    assert [m["method"] for m in drift["multivariate"] if not m["drifted"] and m["score"] is not None] == [
+        "gaussian",
+        "mmd_rff",
+    ]
+    assert [s["detector"] for s in drift["sequential"]] == ["adwin", "cusum"]
+    assert {(t["detector"], t["client"]) for t in drift["traffic"]} >= {("near_duplicates", None), ("extraction", None)}
+    assert drift["alarm"] == {"raised": False, "windows": 0, "minWindows": 3}
+    income = next(c for c in statistics["columns"] if c["name"] == "income")
+    assert income["values"].keys() >= {"mean", "median", "mad", "p50", "distinct", "missingShare"}
+    assert income["values"]["distinct"] == pytest.approx(1500, rel=0.1)
+    known = table["income"].to_numpy()
+    assert income["values"]["mad"] == pytest.approx(np.median(np.abs(known - np.median(known))), rel=0.15)
+
+
 def named(drift, method):
     (one,) = [each for each in drift["multivariate"] if each["method"] == method]
     return one
