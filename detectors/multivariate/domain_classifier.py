@@ -36,7 +36,7 @@ class DomainClassifier(MultivariateDetector):
     ----------
     threshold
         Drift needs at least this AUC, in (0.5, 1). 0.55, Evidently's for embeddings, is what the best classifier has after a shift of one
-        column by a sixth of its standard deviation; these trees, with a thousand rows and ten columns, after a shift by a quarter.
+        column by a sixth of its standard deviation; these trees, with a thousand rows and ten columns, after a shift by a third.
     false_alarm_rate
         Drift needs an AUC that chance has with at most this probability. 0.1 % is an AUC of 0.546 with 1,000 rows in both
         samples, of 0.605 with 100 in the window.

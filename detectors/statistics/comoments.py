@@ -34,19 +34,19 @@ class CoMoments:
         """Of (rows, columns) finite values."""
         if len(values) == 0:
             return cls.empty(values.shape[1])
-        mean = values.mean(axis=0)
-        d = values - mean
         with np.errstate(over="ignore", invalid="ignore"):
+            mean = values.mean(axis=0)
+            d = values - mean
             return cls(len(values), mean, d.T @ d)
 
     def __add__(self, other: "CoMoments") -> "CoMoments":
         if self.n == 0 or other.n == 0:
             return other if self.n == 0 else self
         n = self.n + other.n
-        delta = other.mean - self.mean
         with np.errstate(over="ignore", invalid="ignore"):
+            delta = other.mean - self.mean
             c = self.c + other.c + np.outer(delta, delta) * (self.n * other.n / n)
-        return CoMoments(n, self.mean + delta * (other.n / n), c)
+            return CoMoments(n, self.mean + delta * (other.n / n), c)
 
     def covariance(self, ddof: int = 1) -> NDArray[np.float64]:
         """(columns, columns) sample covariance; NaN with fewer than two complete rows."""
