@@ -103,9 +103,10 @@ check-golden: golden ## Fail when a golden file is not what the code makes.
 	@git diff --exit-code -- deploy docs tests \
 	  || { echo "golden files differ from what the code makes: look at the difference above, then commit it" >&2; exit 1; }
 
+# The root before the script's own folder: benchmarks/detectors.py is not the package of that name.
 bench-%: jars ## Run benchmarks/NAME.py, print its table and write benchmarks/results/NAME.json.
 	@test -f benchmarks/$*.py || { echo "there is no benchmark $*: benchmarks/$*.py does not exist" >&2; exit 1; }
-	@$(PY) benchmarks/$*.py $(ARGS)
+	@PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR):$(CURDIR)/benchmarks $(PY) benchmarks/$*.py $(ARGS)
 
 .PHONY: ci
 ci: lint types check-golden test wheel ## What continuous integration runs.

@@ -32,7 +32,7 @@ from detectors.statistics.table import TableSummary, merged, summarise
 from reference.baseline import Baseline
 from reference.build import build
 from streaming.pane import Pane
-from streaming.publish import Report, _drift
+from streaming.publish import Report, columns_of, drift_record
 from streaming.spec import ModelMonitor, parse
 from streaming.worker import Worker
 
@@ -110,7 +110,7 @@ def summary(me: Worker, features: dict[str, np.ndarray], categories: dict[str, n
 def reported(me: Worker, window: Pane) -> bytes:
     """The drift record as it goes to its topic."""
     report = Report("", 0, "final", 1, 0)
-    return msgspec.json.encode(_drift(me, report, window, "1970-01-01T00:00:00.000Z"))
+    return msgspec.json.encode(drift_record(me, report, window, columns_of(window), "1970-01-01T00:00:00.000Z"))
 
 
 def quickest(call: Callable[[], object], seconds: float) -> float:

@@ -41,6 +41,10 @@ from streaming.worker import Worker
 _encode = msgspec.json.Encoder().encode
 
 
+Columns = dict[Table, dict[str, ColumnSummary]]
+"""The columns of each table of a window: made once, because what is derived from a column stays with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """What one report came to."""
@@ -80,13 +84,20 @@ def published(
     """
     topics = me.monitor.topics
     detected_at = rfc3339(time.time_ns() // 1_000_000)
-    statistics, drift = _statistics(me, report, window, detected_at), _drift(me, report, window, detected_at)
+    columns = columns_of(window)
+    statistics = _statistics(me, report, window, columns, detected_at)
+    drift = drift_record(me, report, window, columns, detected_at)
     series = me.monitor.spec.sequential
     if series and report.status == "final":
         numbers = [one.of_window(drift, statistics) for one in series]
         drift.sequential = watched(series, states, numbers, observations, report.start)
     records = [(topics.statistics, _encode(statistics)), (topics.drift, _encode(drift))]
     return Published(records, drift.alarm.windows)
+
+
+def columns_of(window: Pane) -> Columns:
+    """Every column of a window."""
+    return {source: {column.name: column for column in table.columns()} for source, table in window.tables()}
 
 
 def _id(me: Worker, report: Report, kind: str) -> str:
@@ -110,9 +121,11 @@ def _shared(me: Worker, report: Report, kind: str, detected_at: str) -> dict[str
     }
 
 
-def _statistics(me: Worker, report: Report, window: Pane, detected_at: str) -> Statistics:
+def _statistics(me: Worker, report: Report, window: Pane, known: Columns, detected_at: str) -> Statistics:
     columns = [
-        _column_statistics(me, source, table, column) for source, table in window.tables() for column in table.columns()
+        _column_statistics(me, source, table, column)
+        for source, table in window.tables()
+        for column in known[source].values()
     ]
     counts = Counts(
         requests=window.requests.rows,
@@ -218,7 +231,8 @@ def _distribution(me: Worker, source: Table, column: ColumnSummary) -> Histogram
     )
 
 
-def _drift(me: Worker, report: Report, window: Pane, detected_at: str) -> Drift:
+def drift_record(me: Worker, report: Report, window: Pane, known: Columns, detected_at: str) -> Drift:
+    """What has drifted in a window; its series are still to be watched."""
     settings = me.monitor.spec.drift
     columns = [
         _compared(source, method, reference, window_column, auto=auto)
@@ -226,7 +240,7 @@ def _drift(me: Worker, report: Report, window: Pane, detected_at: str) -> Drift:
         if source == "request" or table.rows
         for name, reference in me.baseline.columns(source).items()
         if name in me.schema(source).names
-        for window_column in (table.column(name),)
+        for window_column in (known[source][name],)
         for method, auto in _methods(me, reference, window_column)
     ]
     if settings.correction == "benjaminiHochberg":
