@@ -64,20 +64,15 @@ def _count(row: Row) -> str:
 def _reference(tables: Tables) -> Iterator[str]:
     yield from _table(
         [
-            "rows of the reference",
-            "rows of a window",
-            "references x windows",
-            "lowest rate",
-            "median",
-            "highest",
-            "mean",
+            *("rows of the reference", "rows of a window", "references x windows", "lowest rate", "highest", "mean"),
+            *("standard deviation", "that of chance alone"),
         ],
         [
             [
                 f"{row['reference_rows']:,}",
                 str(row["window_rows"]),
                 f"{row['references']} x {row['windows_each']}",
-                *(f"{row[key] * 100:.2g} %" for key in ("lowest", "median", "highest", "mean")),
+                *(_percent(row[key]) for key in ("lowest", "highest", "mean", "std", "std_by_chance_alone")),
             ]
             for row in tables["reference"]
         ],

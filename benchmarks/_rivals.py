@@ -79,7 +79,7 @@ def alibi_python() -> str | None:
     print(f"making {ALIBI_HOME.relative_to(HERE.parent)} for {ALIBI} (1.1 GB, two minutes)", file=sys.stderr)
     try:
         venv.create(ALIBI_HOME, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ALIBI]
+        command = [str(python), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ALIBI]
         subprocess.run(command, check=True, timeout=_SECONDS, capture_output=True, text=True)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
@@ -98,7 +98,8 @@ def alibi_verdicts(arrays: dict[str, NDArray[Any]], job: dict[str, Any]) -> dict
         for name, array in arrays.items():
             np.save(Path(folder) / f"{name}.npy", array, allow_pickle=False)
         (Path(folder) / "job.json").write_text(json.dumps(job))
-        command = [python, "-W", "ignore", str(HERE / "_alibi_worker.py"), folder]
+        # -I: what this process is told by its environment, the project's folders among it, is not for that one.
+        command = [python, "-I", "-W", "ignore", str(HERE / "_alibi_worker.py"), folder]
         done = subprocess.run(command, check=False, timeout=_SECONDS, capture_output=True, text=True)
         if done.returncode:
             print(f"without alibi-detect, whose worker failed: {done.stderr.strip()[-500:]}", file=sys.stderr)

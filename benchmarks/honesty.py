@@ -85,7 +85,7 @@ PARTS = {
     "values": of_trials("values", alarms.TRIALS),
     "summaries": of_trials("summaries", alarms.FROM_SUMMARIES),
     "warned": of_trials("warned", alarms.WARNED),
-    "reference": of_windows("reference", 1.5, alarms.kept_reference),
+    "reference": of_windows("reference", 3, alarms.kept_reference),
     "corrected": of_windows("corrected", 2.2, alarms.corrected),
     "multivariate": of_windows("multivariate", 3 + 1 / 30, alarms.multivariate),
     "outliers": of_windows("outliers", 4, alarms.outliers),
