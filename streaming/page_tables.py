@@ -153,6 +153,10 @@ def _last(changes: Sequence[SequentialChange]) -> list[Child]:
     return [f"{when(last.event_time)}{way}", figure(last.statistic), figure(last.threshold)]
 
 
+def _cell(value: float | str | None) -> str:
+    return value if isinstance(value, str) else figure(value)
+
+
 def traffic(windows: dict[Key, Entry]) -> Markup | None:
     """What traffic detectors say of the latest window; None when there are none."""
     if (found := newest(windows)) is None or not found[1].traffic:
@@ -167,7 +171,7 @@ def traffic(windows: dict[Key, Entry]) -> Markup | None:
             figure(one.threshold),
             figure(one.requests),
             _shares(one.explanation),
-            wire(", ".join(f"{name} {value}" for name, value in one.example.items()), 80),
+            wire(", ".join(f"{name} {_cell(value)}" for name, value in one.example.items()), 80),
         ]
         for one in answers[:_TRAFFIC]
     ]

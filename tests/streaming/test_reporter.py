@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from made import dead_letter, drift, encoded, outlier, scored, statistics
 
@@ -22,6 +23,7 @@ from streaming.board import Board
 from streaming.errors import KafkaError, StreamingError
 from streaming.markup import el, wire
 from streaming.page import page
+from streaming.reports import MultivariateDrift, SequentialChange, SequentialDrift, TrafficDrift
 from streaming.spec import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing Evidently
@@ -282,6 +284,40 @@ def test_what_came_over_the_wire_stays_text(board):
     Browser().feed(html)  # reads as browsers do, where a <script> ends at the first </script>
     assert "script" not in starts
     assert "img" not in starts
+
+
+def as_a_whole(name: str) -> dict:
+    """What a drift record says of its window as a whole, all of it alarming and in these words."""
+    change = SequentialChange(change="drift", index=7, event_time=name, statistic=9.5, threshold=4.0, direction="up")
+    return {
+        "multivariate": [
+            MultivariateDrift(
+                method=name, direction="distance", score=0.7, threshold=0.1, drifted=True, exact=True, explanation={name: 1.0}
+            )
+        ],
+        "sequential": [
+            SequentialDrift(
+                series=name, detector="adwin", observations=8, skipped=0, changes=[change], changed=1, drifted=True
+            )
+        ],
+        "traffic": [
+            TrafficDrift(
+                detector="near_duplicates", client=name, direction="distance", score=0.4, threshold=0.05, drifted=True,
+                requests=90, explanation={name: 1.0}, facts={}, example={"n": 8.394326128034248, name: name},
+            )
+        ],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["plain", NASTY], ids=["plain", "nasty"])
+def test_what_is_said_of_a_window_as_a_whole_is_shown(board, name):
+    board.add(msgspec.structs.replace(drift(0), **as_a_whole(name)))
+    html, root = shown(board)
+    assert {element.tag for element in root.iter()} <= _HARMLESS
+    said = words(root)
+    for expected in ("All numeric features together", "Series", "Traffic", "▲ changed", "▲ alarm", "8.394"):
+        assert expected in said
+    assert "8.3943261" not in html
 
 
 def test_the_page_needs_no_network(board):
