@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 _SYMMETRIC = 1e-3
+_NOTHING = 1e-60
 
 
 def upper(skewness: float, rate: float) -> float:
@@ -136,7 +137,7 @@ class SquaredDistance:
         """By how much the squared distance of samples of n and m rows exceeds its mean with probability `rate`."""
         variance = 2 * self.squares * (1 / n + 1 / m) ** 2 + self._variance(n) + self._variance(m)
         third = 8 * self.triangles * (1 / n + 1 / m) ** 3 + self._third(n) + self._third(m)
-        if variance <= 0:
+        if variance < _NOTHING:
             return 0.0
         return math.sqrt(variance) * upper(third / variance**1.5, self.rate) * self.beyond
 

@@ -24,8 +24,9 @@ class MaximumMeanDiscrepancy(MultivariateDetector):
     Score: the distance between the mean feature vectors of the two, less what chance adds to its square on average; 0 where chance adds more
     than there is. It has no unit and is below 1.42. The kernel is ``exp(-|x - y|² / 2 h²)`` of rows on bounded scales (`Scales`), with h half
     the median distance between rows of the reference. With infinitely many features the distance is 0 for equal distributions only;
-    F random frequencies, so 2 F features, approximate its square within ``4 / sqrt(F)`` in the worst case, and in practice the score within
-    a tenth. The features add up: the score is computed from sums over all complete rows, at 1.3 µs a row of 30 columns with 128 frequencies.
+    F random frequencies, so 2 F features, give its square with a standard error below ``2 / sqrt(F)``, and small scores, for which most
+    frequencies differ alike, within a tenth. The features add up: the score is computed from sums over all complete rows, at about 1 µs a
+    row of 30 columns with 128 frequencies.
 
     What chance does is learnt from products of the features of the reference's rows, for the very frequencies in use:
     nothing is assumed of the rows, and the approximation makes no false alarm.
@@ -38,7 +39,7 @@ class MaximumMeanDiscrepancy(MultivariateDetector):
     false_alarm_rate
         Drift needs a distance that a clean window of this size has with at most this probability.
     frequencies
-        Number F of random frequencies. Less of them is less work, more of them finds what few look at.
+        Number F of random frequencies. Fewer are less work, more find what few do not look at.
     bandwidth
         h as a multiple of the median distance between rows of the reference. The median itself, which is usual, finds shifts as
         well as half of it, but changes of variance and of correlation half as well.

@@ -126,7 +126,7 @@ class FittedPca(FittedMultivariate):
         change = (max(float(columns.sum()), 0.0) + _ROUNDING) / self.error - 1
         variance = self.variance * (1 / n + 1 / m)
         chance = 0.0
-        if variance > 0:
+        if variance > (_ROUNDING * self.error) ** 2:
             skewness = self.third * (1 / n**2 - 1 / m**2) / variance**1.5
             rate = self.settings.false_alarm_rate / 2
             chance = math.sqrt(variance) * upper(math.copysign(1.0, change) * skewness, rate) / self.error
