@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import GenerateJsonSchema
 
-from detectors.base import DriftDetector, LearnedOutlierDetector, OutlierDetector
-from detectors.drift import DriftMethod
+from detectors.base import ColumnType, DriftDetector, LearnedOutlierDetector, OutlierDetector
+from detectors.drift import DEFAULTS, DriftMethod
 from detectors.for_evidently import UNRESOLVED
 from detectors.multivariate import MultivariateMethod
 from detectors.multivariate.base import MultivariateDetector
@@ -410,6 +410,8 @@ class Spec(Settings):
                         f"{name!r} is no feature or prediction of the model: known are: {', '.join(known)}",
                     )
         client = self.traffic.client
+        if client is not None and not self.traffic.detectors:
+            raise misplaced(["traffic", "client"], "does nothing without traffic.detectors: name some")
         if client is not None and client.feature is not None:
             candidates = [column.name for column in self.model.request_schema.categorical]
             if client.feature not in candidates:
@@ -426,19 +428,27 @@ class Spec(Settings):
                     f"{series.column!r} is no feature or prediction of the model, nor a learnt outlier detector: known are: "
                     f"{', '.join([*known, *learned])}",
                 )
+            column = known.get(series.column or "")
+            kind = "numeric" if column is None else column.type  # the scores of an outlier detector are numbers
+            if kind == "categorical" and series.score is None and series.statistic not in (*SHARES, "distinct"):
+                raise misplaced(
+                    ["sequential", place, "column"],
+                    f"{series.column!r} is categorical, so it has no numbers to watch: give `score`, or one of the statistics "
+                    f"{', '.join((*SHARES, 'distinct'))}",
+                )
             if series.statistic is not None and series.statistic not in self.statistics.metrics:
                 raise misplaced(
                     ["sequential", place, "statistic"],
                     f"{series.statistic!r} is not among statistics.metrics, so no window has it: add it there",
                 )
-            if series.score is not None and not any(
-                method == "auto" or method.label == series.score
-                for method in (*self.drift.methods, *self.drift.columns.get(series.column or "", ()))
-            ):
-                raise misplaced(
-                    ["sequential", place, "score"],
-                    f"{series.score!r} is not among drift.methods, so no window has it: add it there",
-                )
+            if series.score is not None:
+                scores = self._scores(series.column or "", kind)
+                if series.score not in scores:
+                    raise misplaced(
+                        ["sequential", place, "score"],
+                        f"no window has {series.score!r} of {series.column!r}: by drift.methods and drift.columns it may have "
+                        f"{', '.join(sorted(scores)) or 'no score'}",
+                    )
             if series.outliers is not None and series.outliers not in flagging:
                 raise misplaced(
                     ["sequential", place, "outliers"],
@@ -455,6 +465,17 @@ class Spec(Settings):
                         f"{name!r} is {known[name].type}",
                     )
         return self
+
+    def _scores(self, column: str, kind: ColumnType) -> set[str]:
+        """Names of the drift methods that may score a column."""
+        own = self.drift.columns.get(column)
+        names: set[str] = set()
+        for method in self.drift.methods if own is None else own:
+            if method == "auto":
+                names |= DEFAULTS[kind]
+            elif kind in method.applies_to:
+                names.add(method.label)
+        return names
 
 
 class ModelMonitor(Settings):

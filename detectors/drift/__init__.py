@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from detectors.base import DriftDetector
+from detectors.base import ColumnType, DriftDetector
 from detectors.catalogue import one_of
 from detectors.drift.anderson import AndersonDarling
 from detectors.drift.chisquare import ChiSquare
@@ -58,6 +58,13 @@ else:
 _SMALL_REFERENCE = 1000
 _FEW_VALUES = 5
 _TWO_VALUES = 2
+
+
+DEFAULTS: dict[ColumnType, frozenset[str]] = {
+    "numeric": frozenset({"ks", "wasserstein", "jensenshannon", "chisquare", "z"}),
+    "categorical": frozenset({"jensenshannon", "chisquare", "z"}),
+}
+"""Names of the methods that `default_method` may choose for a type of column."""
 
 
 def default_method(reference: ColumnSummary, window: ColumnSummary) -> DriftDetector:

@@ -485,3 +485,36 @@ def test_what_this_version_cannot_do_is_refused_and_not_ignored(section, path):
         parse(text, "toy.yaml")
     assert f"{path}: is not available in this version" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ("  sequential: [{column: kind, detector: adwin}]", "'kind' is categorical"),
+        ("  sequential: [{column: kind, statistic: mean, detector: adwin}]", "'kind' is categorical"),
+        ("  sequential: [{column: age, score: typo, detector: adwin}]", "no window has 'typo' of 'age'"),
+        ("  sequential: [{column: kind, score: ks, detector: adwin}]", "no window has 'ks' of 'kind'"),
+        ("  drift: {methods: [ks], columns: {age: [psi]}}\n  sequential: [{column: age, score: ks, detector: adwin}]", "it may have psi"),
+        ("  traffic: {client: {feature: kind}}", "does nothing without traffic.detectors"),
+    ],
+)  # fmt: skip
+def test_what_would_never_have_a_number_is_refused(sections, said):
+    text = (
+        "apiVersion: driftline.io/v1\nkind: ModelMonitor\nmetadata: {name: toy}\nspec:\n"
+        "  model: {features: [{name: age, type: numeric}, {name: kind, type: categorical}]}\n"
+    )
+    with pytest.raises(InvalidMonitor, match=re.escape(said)):
+        parse(text + sections + "\n", "toy.yaml")
+
+
+@pytest.mark.parametrize(
+    "series",
+    ["column: kind, statistic: distinct", "column: kind, score: jensenshannon", "column: age, score: wasserstein", "column: age"],
+)  # fmt: skip
+def test_what_has_a_number_may_be_watched(series):
+    text = (
+        "apiVersion: driftline.io/v1\nkind: ModelMonitor\nmetadata: {name: toy}\nspec:\n"
+        "  model: {features: [{name: age, type: numeric}, {name: kind, type: categorical}]}\n"
+        f"  sequential: [{{{series}, detector: adwin}}]\n"
+    )
+    assert parse(text, "toy.yaml").spec.sequential
