@@ -86,6 +86,30 @@ class Baseline:
         known = self.columns(source)
         return plan_of(known, schema, percentiles=percentiles, comoments=comoments)
 
+    def sample_of(self, schema: Schema, source: Source) -> RowSample | None:
+        """The sampled rows with the columns of a schema, in its order; this baseline may know more, and in another order."""
+        sample = self.samples.get(source)
+        if sample is None:
+            return None
+        categorical = [name for name, column in self.columns(source).items() if column.type == "categorical"]
+        return replace(
+            sample,
+            numeric=np.ascontiguousarray(sample.numeric[:, self._numeric(schema, source)]),
+            categorical=tuple(sample.categorical[categorical.index(column.name)] for column in schema.categorical),
+        )
+
+    def comoments_of(self, schema: Schema) -> CoMoments:
+        """Of the numeric features of a schema, in its order; of no rows where this baseline has none."""
+        if self.comoments is None:
+            return CoMoments.empty(len(schema.numeric))
+        places = self._numeric(schema, "request")
+        return CoMoments(self.comoments.n, self.comoments.mean[places], self.comoments.c[np.ix_(places, places)])
+
+    def _numeric(self, schema: Schema, source: Source) -> list[int]:
+        """Where the numeric columns of a schema are among those of this baseline."""
+        names = [name for name, column in self.columns(source).items() if column.type == "numeric"]
+        return [names.index(column.name) for column in schema.numeric]
+
     def _content(self) -> bytes:
         body = {
             "model": self.model,

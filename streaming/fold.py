@@ -199,8 +199,13 @@ class _Fold:
                 self.out.add_late(start, counted, letters)
             else:
                 self.out.add(start, counted)
+        dead: dict[int, int] = {}
         for one in rejected:
-            self._reject(one)
+            pane = self._reject(one)
+            if pane is not None:
+                dead[pane] = dead.get(pane, 0) + 1
+        for start, count in dead.items():
+            self._add(start, replace(me.no_rows, dead=count))
         return self.out
 
     def _clocks(self, times: NDArray[np.int64], good: NDArray[np.bool_]) -> None:
@@ -362,19 +367,16 @@ class _Fold:
             )
             self.out.records.append((self.topics.outliers, _encode(record)))
 
-    def _reject(self, one: Rejected) -> None:
-        """Note a dead letter, and count it in the window of its own time where that could be read.
+    def _reject(self, one: Rejected) -> int | None:
+        """Note a dead letter; the start of the pane that counts it, where its own time could be read.
 
         Such a time is as good as any other's: a model all of whose messages are bad still has windows, and they close.
         """
         self.out.records.append((self.topics.deadletter, self.dead_letter(one)))
-        if one.time is None or one.reason is Reason.UNKNOWN_MODEL:
-            return
-        start = one.time // self.me.pane * self.me.pane
-        if one.time > self.latest[one.message]:
-            return
+        if one.time is None or one.reason is Reason.UNKNOWN_MODEL or one.time > self.latest[one.message]:
+            return None
         self.out.tick(self.batch["partition"][one.message].as_py(), one.time)
-        self._add(start, replace(self.me.no_rows, dead=1))
+        return one.time // self.me.pane * self.me.pane
 
     def _late(self, message: int, at: int) -> bytes:
         delay = self.me.monitor.spec.window.watermark_delay

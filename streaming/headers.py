@@ -72,7 +72,7 @@ def _text(value: bytes | None, member: str | None) -> str | None:
     try:
         found = msgspec.json.decode(value)[member]
         return category(found[0] if isinstance(found, list) else found)
-    except (msgspec.DecodeError, KeyError, TypeError, IndexError):
+    except (msgspec.DecodeError, RecursionError, KeyError, TypeError, IndexError):
         return None
 
 

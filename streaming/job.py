@@ -98,6 +98,14 @@ def check_baseline(monitor: ModelMonitor, version: str) -> None:
             f"baseline {version} of model {monitor.name!r} does not fit the ModelMonitor: {'; '.join(lacking)}; "
             "build one from a table that has all features",
         )
+    learnt_from = [name for name, column in baseline.request.items() if column.type == "numeric"]
+    given = [column.name for column in monitor.spec.model.request_schema.numeric]
+    if monitor.spec.outliers.learned and learnt_from != given:
+        raise BaselineMismatch(
+            f"the outlier models of baseline {version} of model {monitor.name!r} learnt from the numeric features "
+            f"{', '.join(learnt_from) or 'none'}, and the ModelMonitor has {', '.join(given) or 'none'}, in this order: build it anew with "
+            "'driftline reference build'",
+        )
     unlearnt = [detector.name for detector in monitor.spec.outliers.learned if detector.key not in baseline.models]
     if unlearnt:
         raise BaselineMismatch(
@@ -123,7 +131,7 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
     """
     fs, root = fsspec.core.url_to_fs(monitor.spec.job.checkpoint)
     path = f"{root}/driftline/stamp.json"
-    drift = monitor.spec.drift
+    drift, client = monitor.spec.drift, monitor.spec.traffic.client
     wanted = {
         "version": _STAMP_VERSION,
         "model": monitor.name,
@@ -143,7 +151,8 @@ def pinned_baseline(monitor: ModelMonitor) -> str:
         ],
         "series": [series.key for series in monitor.spec.sequential if series.of_instances],
         "traffic": [detector.model_dump(mode="json", by_alias=True) for detector in monitor.spec.traffic.detectors],
-        "learned": sorted(detector.key for detector in monitor.spec.outliers.learned),
+        "client": None if client is None or not monitor.spec.traffic.detectors else client.model_dump(mode="json"),
+        "learned": [detector.key for detector in monitor.spec.outliers.learned],
     }
     try:
         stamp = json.loads(fs.cat_file(path))

@@ -6,7 +6,7 @@ is moved by a single bad timestamp, drops late rows without a count and never cl
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -194,12 +194,12 @@ class Panes:
         self._spill()
 
     def sum(self, starts: range) -> Pane:
-        """The panes that begin then, as one."""
+        """The panes that begin then, as one; without their observations, of which a window reads only one pane's."""
         whole = self._me.no_rows
         for start in starts:
             pane = self.get(start)
             if pane is not None:
-                whole += pane
+                whole += replace(pane, observations=whole.observations)
         return whole
 
     def starts(self) -> list[int]:

@@ -23,6 +23,8 @@ class Observations:
         return cls(np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0))
 
     def __add__(self, other: "Observations") -> "Observations":
+        if len(self.times) == 0 or len(other.times) == 0:
+            return other if len(self.times) == 0 else self
         return Observations(
             np.concatenate((self.times, other.times)),
             np.concatenate((self.keys, other.keys)),

@@ -10,7 +10,6 @@ from detectors.for_evidently import UNRESOLVED
 from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
 from detectors.outliers.wrong_type import WrongType
 from detectors.statistics.column import ColumnSummary
-from detectors.statistics.comoments import CoMoments
 from detectors.statistics.embedding import Embedding
 from detectors.statistics.table import Plan, TableSummary
 from detectors.traffic.base import FittedTraffic
@@ -94,8 +93,9 @@ class Worker:
 
     @cached_property
     def _traffic(self) -> tuple[FittedTraffic[Any], ...]:
-        schema, sample = self.schema("request"), self.baseline.samples["request"]
-        kept = self.traffic_columns
+        schema, kept = self.schema("request"), self.traffic_columns
+        sample = self.baseline.sample_of(schema, "request")
+        assert sample is not None  # every baseline has one of the features
         sample = replace(sample, categorical=tuple(sample.categorical[j] for j in kept))
         numeric, categorical = [c.name for c in schema.numeric], [schema.categorical[j].name for j in kept]
         return tuple(detector.learn(sample, numeric, categorical) for detector in self.monitor.spec.traffic.detectors)
@@ -118,11 +118,9 @@ class Worker:
     @cached_property
     def _reference(self) -> Joint:
         """The numeric features of the reference, together."""
-        columns = tuple(column.name for column in self.schema("request").numeric)
-        known = self.baseline.comoments
-        return Joint(
-            columns, CoMoments.empty(len(columns)) if known is None else known, self.baseline.samples.get("request")
-        )
+        schema = self.schema("request")
+        columns = tuple(column.name for column in schema.numeric)
+        return Joint(columns, self.baseline.comoments_of(schema), self.baseline.sample_of(schema, "request"))
 
     @cached_property
     def _embeddings(self) -> list[Embedding | None]:
@@ -184,13 +182,16 @@ class Worker:
         ]
 
     def _fitted(self, source: Source) -> list[FittedOutlierDetector]:
-        if not len(self.schema(source)) or (source == "response" and not self.baseline.response):
+        if not len(self.schema(source)):
             return []
         columns = self._fitting(source)
+        known = source == "request" or bool(self.baseline.response)
         return [
             self.models[detector.name] if isinstance(detector, LearnedOutlierDetector) else detector.fit(columns)
             for detector in self.monitor.spec.outliers.detectors
             if source == "request" or not isinstance(detector, LearnedOutlierDetector)
+            # The decoder keeps values of the wrong type for it, so it must tell of them, reference or none.
+            if known or isinstance(detector, WrongType)
         ]
 
     @cached_property

@@ -66,7 +66,7 @@ class RowSample:
             keys[rows],
             np.concatenate((self.numeric, other.numeric))[rows],
             tuple(
-                tuple((*a, *b)[row] for row in rows.tolist())
+                tuple(map((*a, *b).__getitem__, rows.tolist()))
                 for a, b in zip(self.categorical, other.categorical, strict=True)
             ),
         )
@@ -120,7 +120,9 @@ def content_keys(block: Block) -> NDArray[np.uint64]:
         # Adding zero makes one of the two zeros.
         keys = mixed(keys ^ mixed(np.ascontiguousarray(block.numeric[:, j] + 0.0).view(np.uint64)))
     for column in block.categorical:
-        of_value = np.array([*map(hash_of, column.values), 0], np.uint64)  # the last for the missing, which have code -1
+        of_value = np.array(
+            [*map(hash_of, column.values), 0], np.uint64
+        )  # the last for the missing, which have code -1
         keys = mixed(keys ^ of_value[column.codes])
     return keys
 

@@ -207,6 +207,8 @@ class Queries:
 
     def __add__(self, other: "Queries") -> "Queries":
         same_plan(self.plan, other.plan)
+        if not (self.clients.requests.any() and other.clients.requests.any()):
+            return self if self.clients.requests.any() else other
         clients, mine, theirs = self.clients.joined(other.clients)
         groups = np.concatenate((mine[self.groups], theirs[other.groups]))
         keys = np.concatenate((self.keys, other.keys))

@@ -277,6 +277,8 @@ class Repetition:
 
     def __add__(self, other: "Repetition") -> "Repetition":
         same_plan(self.plan, other.plan)
+        if not (self.clients.requests.any() and other.clients.requests.any()):
+            return self if self.clients.requests.any() else other
         clients, mine, theirs = self.clients.joined(other.clients)
         heavy, errors = [], []
         for grid in range(_GRIDS):

@@ -12,10 +12,14 @@ from toy import document, worker_of
 
 from detectors.multivariate import MULTIVARIATE
 from detectors.outliers import LEARNED
+from detectors.statistics.block import Block
+from detectors.statistics.table import summarise
 from reference.build import build
 from reference.store import Store
+from streaming.errors import BaselineMismatch, IncompatibleCheckpoint
 from streaming.fold import RECORD, fold
 from streaming.job import check_baseline, pinned_baseline
+from streaming.pane import Pane
 from streaming.spec import parse
 from streaming.worker import Task
 
@@ -190,8 +194,6 @@ def test_learnt_outliers_flag_rows_and_their_scores_are_watched_for_drift(tmp_pa
 
 
 def test_a_baseline_without_the_model_is_refused(tmp_path):
-    from streaming.errors import BaselineMismatch
-
     monitor = monitor_of(tmp_path)
     version = pinned_baseline(monitor)
     asked = parse(document(tmp_path, model=MODEL, outliers="{detectors: [mahalanobis]}"), "whole.yaml")
@@ -312,3 +314,73 @@ def test_a_flood_and_a_probe_are_found_by_client(tmp_path):
     assert {t["client"] for t in clean["traffic"]} == {None, "a", "b"}
     (flooded,) = [t for t in attacked["traffic"] if (t["detector"], t["client"]) == ("near_duplicates", "flooder")]
     assert flooded["example"]["y"] == pytest.approx(flood["y"].iloc[0])
+
+
+THREE = "{{features: [{}], predictions: [{{name: p, type: numeric}}]}}"
+
+
+@pytest.mark.parametrize("order", ["zyx", "yz"])
+def test_a_baseline_may_know_its_features_in_another_order_and_others(tmp_path, order):
+    """What is kept of whole rows is found by name, not by place."""
+
+    def monitor_with(names: str, **sections: str):
+        model = THREE.format(", ".join(f"{{name: {name}, type: numeric}}" for name in names))
+        return parse(document(tmp_path, model=model, **sections), "whole.yaml")
+
+    rng = np.random.default_rng(0)
+    made = {name: rng.normal(at, 1.0, 6000) for name, at in (("x", 0.0), ("y", 1e3), ("z", -1e5))}
+    built = monitor_with("xyz", outliers="{detectors: [mahalanobis]}")
+    table = pa.table({name: values[:5000] for name, values in made.items()})
+    Store(built.spec.reference.store).publish(
+        build(table, built.spec.model, built.spec.reference, built.spec.outliers.learned)
+    )
+    me = worker_of(monitor_with(order, drift="{multivariate: [gaussian]}"))
+    me.prepare()
+    window = np.asfortranarray(np.column_stack([made[name][5000:] for name in order]))
+    ((_, fitted, joint),) = me.together(summarise(me.plans.request, Block(window, np.isnan(window))))
+    assert not fitted.compare(joint).drifted
+    with pytest.raises(BaselineMismatch, match=r"learnt from the numeric features x, y, z.*build it anew"):
+        check_baseline(monitor_with(order, outliers="{detectors: [mahalanobis]}"), me.version)
+
+
+def test_a_wrong_answer_is_told_of_though_the_baseline_has_no_answers(tmp_path):
+    model = "{features: [{name: x, type: numeric}], predictions: [{name: p, type: numeric}]}"
+    monitor = parse(document(tmp_path, model=model, outliers="{detectors: [wrong_type, missing]}"), "whole.yaml")
+    spec = monitor.spec
+    Store(spec.reference.store).publish(build(pa.table({"x": np.arange(100.0)}), spec.model, spec.reference))
+    answer = {"type": "response", "id": "r", "time": START / S + 1, "payload": {"predictions": ["oops", None, 1.0]}}
+    records = Stream(monitor, tmp_path).bytes([json.dumps(answer).encode()])
+    outliers = [json.loads(body) for topic, body in records if topic == monitor.topics.outliers]
+    assert [(o["detector"], o["instance"]) for o in outliers] == [("wrong_type", 0)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"traffic": "{detectors: [near_duplicates]}"}, {"traffic": "{detectors: [near_duplicates], client: {feature: where}}"}),
+        ({"outliers": "{detectors: [mahalanobis, pca_reconstruction]}"}, {"outliers": "{detectors: [pca_reconstruction, mahalanobis]}"}),
+    ],
+)  # fmt: skip
+def test_what_the_open_windows_depend_on_may_not_change_under_a_checkpoint(tmp_path, before, after):
+    pinned_baseline(monitor_of(tmp_path, **before))
+    with pytest.raises(IncompatibleCheckpoint):
+        pinned_baseline(parse(document(tmp_path, model=MODEL, **after), "whole.yaml"))
+
+
+def test_dead_letters_cost_no_more_than_other_messages(tmp_path, monkeypatch):
+    """They are counted together: adding panes takes milliseconds where traffic is looked at."""
+    monitor = monitor_of(
+        tmp_path, traffic="{detectors: [near_duplicates]}", sequential="[{column: x, detector: adwin}]"
+    )
+    added = []
+    plain = Pane.__add__
+    monkeypatch.setattr(Pane, "__add__", lambda a, b: (added.append(1), plain(a, b))[1])
+    bad = json.dumps(
+        {"type": "request", "id": "r", "time": START / S + 1, "payload": {"instances": [[1.0, "n/a", "ATL", 1.0]]}}
+    ).encode()
+    later = json.dumps(
+        {"type": "request", "id": "s", "time": START / S + 30, "payload": {"instances": [[1.0, 1.0, "ATL", 1.0]]}}
+    ).encode()
+    records = Stream(monitor, tmp_path).bytes([bad] * 200 + [later])
+    assert finals(records, "statistics")[0]["counts"]["dead"] == 200
+    assert len(added) < 20
