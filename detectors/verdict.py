@@ -11,6 +11,8 @@ from detectors.base import Direction
 from detectors.frequencies import largest
 
 _SMALLEST_P = 1e-300
+_LARGEST = 1e300
+"""So that the evidence of many columns can be added up."""
 
 
 def adjusted(p_values: Sequence[float]) -> NDArray[np.float64]:
@@ -35,7 +37,7 @@ def adjusted(p_values: Sequence[float]) -> NDArray[np.float64]:
 def evidence(score: float, threshold: float, direction: Direction) -> float:
     """How far a score goes towards or beyond its threshold, on one scale for all methods: at 1 it is drift.
 
-    A distance in thresholds; a p-value as the logarithm of it over that of its threshold.
+    A distance in thresholds, none where it is negative, as a function of the user's may be; a p-value as the logarithm of it over that of its threshold.
 
     >>> evidence(0.3, 0.1, "distance").__round__(6), evidence(0.0025, 0.05, "p-value").__round__(6)
     (3.0, 2.0)
@@ -43,7 +45,7 @@ def evidence(score: float, threshold: float, direction: Direction) -> float:
     if not math.isfinite(score):
         return 0.0
     if direction == "distance":
-        return score / threshold if threshold > 0 else 0.0
+        return min(max(score / threshold, 0.0), _LARGEST) if threshold > 0 else 0.0
     if threshold >= 1:
         return 0.0
     return math.log(min(max(score, _SMALLEST_P), 1.0)) / math.log(threshold)

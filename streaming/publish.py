@@ -290,7 +290,9 @@ def _corrected(columns: list[ColumnDrift]) -> list[ColumnDrift]:
     for i, q in zip(tests, adjusted([columns[i].score or 0.0 for i in tests]).tolist(), strict=True):
         column = columns[i]
         by_range = column.drifted and not _below(column.score or 0.0, column)
-        corrected[i] = msgspec.structs.replace(column, adjusted=q, drifted=by_range or _below(q, column))
+        # It only takes back: what a function of the user's calls no drift stays so.
+        drifted = column.drifted and (by_range or _below(q, column))
+        corrected[i] = msgspec.structs.replace(column, adjusted=q, drifted=drifted)
     return corrected
 
 

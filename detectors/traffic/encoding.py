@@ -54,7 +54,7 @@ def _middle(ordered: NDArray[np.float64]) -> tuple[float, float]:
 def hashes(column: Codes, rows: NDArray[np.int64] | slice) -> NDArray[np.uint64]:
     """The hashed categories of some rows."""
     codes = column.codes[rows]
-    if isinstance(rows, slice):
+    if isinstance(rows, slice) and len(column.values) <= len(codes):  # a pane may use few of a batch's categories
         of_value = [_hash(value) for value in column.values]
         return np.array([*of_value, NO_TEXT], np.uint64)[codes]
     used, where = np.unique(codes, return_inverse=True)

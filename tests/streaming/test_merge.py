@@ -16,6 +16,8 @@ from detectors.statistics.block import Block, Codes
 from detectors.statistics.table import summarise
 from streaming.fold import CLOCK, LATE, PANE
 from streaming.merge import Head
+from streaming.publish import _corrected
+from streaming.reports import ColumnDrift
 from streaming.worker import Worker
 
 S = 1000
@@ -245,3 +247,16 @@ def test_what_was_held_up_on_its_way_is_not_late_after_a_silence(stream):
     assert stream.operator.frontier == 10 * S
     stream.batch((0, 11))
     assert stream.finals(stream.fire()) == [(10, 1)]
+
+
+def test_a_correction_only_takes_drift_back():
+    """A user's function may call a small p-value no drift; and what drifted by its range stays drifted."""
+
+    def column(name: str, score: float, *, drifted: bool) -> ColumnDrift:
+        return ColumnDrift(
+            name=name, source="request", type="numeric", method="my.tests:mine", direction="p-value", score=score,
+            threshold=0.05, drifted=drifted, exact=True, explanation={},
+        )  # fmt: skip
+
+    given = [column("a", 0.001, drifted=False), column("b", 0.04, drifted=True), column("c", 0.9, drifted=True)]
+    assert [one.drifted for one in _corrected(given)] == [False, False, True]
