@@ -45,10 +45,10 @@ class GaussianDivergence(MultivariateDetector):
     Notes
     -----
     Misleads on what leaves means, variances and correlations as they were. A variance that vanishes counts half a nat, where Jeffreys'
-    divergence knows no bound; many columns that change a little each add up. Where columns
-    are functions of others but for rare rows, these rows are most of what chance does, and a thousand rows tell of it roughly. Where the reference's sample has only a
-    hundred rows for each column, clean windows as large as it alarm three times as often as wanted at 1 %, eight times at 0.1 %. Nearest neighbours: `mmd_rff`, which sees any change but needs a larger one; `pca`, which leaves out
-    the main directions.
+    divergence knows no bound; many columns that change a little each add up. Where columns are functions of others but for rare rows,
+    these rows are most of what chance does, and a thousand rows tell of it roughly. Where the reference's sample has only a hundred
+    rows for each column, clean windows as large as it alarm three times as often as wanted at 1 %, eight times at 0.1 %. Nearest
+    neighbours: `mmd_rff`, which sees any change but needs a larger one; `pca`, which leaves out the main directions.
 
     Examples
     --------
