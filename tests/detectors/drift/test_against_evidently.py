@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 from sklearn import datasets
+from theirs import METHODS, methods_for
 
-from detectors.drift import DRIFT, default_method
+from detectors.drift import default_method
 
-ELSEWHERE = {"fisher_exact", "g_test", "TVD", "empirical_mmd", "callable"}
-"""Evidently refuses most windows or draws at random (see test_resampled.py), or is what is called (test_for_evidently.py)."""
-NUMERIC = [name for name, method in DRIFT.items() if "numeric" in method.applies_to and name not in ELSEWHERE]
-CATEGORICAL = [name for name, method in DRIFT.items() if "categorical" in method.applies_to and name not in ELSEWHERE]
+ELSEWHERE = {"fisher_exact", "g_test", "TVD", "empirical_mmd"}
+"""Evidently refuses most windows or draws at random: see test_resampled.py."""
+NUMERIC, CATEGORICAL = (
+    [name for name in methods_for(kind) if name not in ELSEWHERE] for kind in ("numeric", "categorical")
+)
 
 
 def samples(kind: str, size: int, rng: np.random.Generator, flights) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +73,7 @@ def test_scores_are_equal_while_the_window_is_whole(kind, size, columns, evident
     for name in methods:
         if (name, kind) == ("es", "two values"):
             continue  # rounding decides there what rank a singular matrix has
-        verdict = DRIFT[name]().compare(*pair)
+        verdict = METHODS[name]().compare(*pair)
         # Near 0 a distance that is a square root shows the rounding of its square.
         assert verdict.score == pytest.approx(expected[name], rel=1e-9, abs=1e-7 if verdict.score < 1e-6 else 0), name
         assert verdict.exact
@@ -117,7 +119,7 @@ def test_scores_are_close_from_ruler_counts(kind, sketched, sketched_both, evide
         pair = made.pair(*rows)
         bounds = WITHIN if kind in {"breast cancer", "housing-like"} else WITHIN_USUALLY
         for name, bound in bounds.items():
-            verdict = DRIFT[name]().compare(*pair)
+            verdict = METHODS[name]().compare(*pair)
             assert verdict.score == pytest.approx(expected[name], rel=0, abs=bound), name
             if pair[0].counts is not None and pair[1].counts is not None:
                 assert verdict.exact
@@ -129,7 +131,7 @@ def test_categories_are_counted_exactly_at_any_size(kind, columns, evidently, fl
     rows = samples(kind, 20_000, np.random.default_rng(1), flights)
     expected = evidently(*rows, CATEGORICAL)
     for name in CATEGORICAL:
-        verdict = DRIFT[name]().compare(*columns.pair(*rows))
+        verdict = METHODS[name]().compare(*columns.pair(*rows))
         assert verdict.score == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
         assert verdict.exact
 

@@ -1,40 +1,24 @@
 """Names, types of column, thresholds, directions and what counts as drift at the threshold itself are stock Evidently's."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
-
-from detectors.drift import DRIFT
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from evidently.legacy.calculations.stattests import registry
-    from evidently.legacy.core import ColumnType
-
-KINDS = {"numeric": ColumnType.Numerical, "categorical": ColumnType.Categorical}
-OURS = {name: method for name, method in DRIFT.items() if name != "callable"}
-ONLY_TEXT = {"perc_text_content_drift", "abs_text_content_drift"}
+from theirs import KINDS, METHODS, REGISTERED, stock
 
 
-def stock(name):
-    return next(iter(registry._registered_stat_tests[name].values()))
+def test_every_method_of_evidentlys_is_here():
+    assert METHODS.keys() == REGISTERED
 
 
-def test_every_method_of_evidentlys_is_here_and_no_other():
-    assert OURS.keys() == registry._registered_stat_tests.keys() - ONLY_TEXT
-
-
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", METHODS)
 def test_columns_and_thresholds_are_evidentlys(name):
-    method = OURS[name]()
+    method = METHODS[name]()
     assert {KINDS[kind] for kind in method.applies_to} == set(stock(name).allowed_feature_types)
     assert method.threshold == stock(name).default_threshold
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name, method in OURS.items() for kind in method.applies_to]
+    ("name", "kind"), [(name, kind) for name, method in METHODS.items() for kind in method.applies_to]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_drift_is_on_the_same_side_of_the_threshold(name, kind):
@@ -51,7 +35,7 @@ def test_drift_is_on_the_same_side_of_the_threshold(name, kind):
 
     score, _ = drifted(0.5)
     assert 0 < score < 1
-    method = OURS[name]
+    method = METHODS[name]
     assert drifted(score)[1] == (not method.strict)
     assert drifted(np.nextafter(score, 1))[1] == (method.direction == "p-value")
     assert drifted(np.nextafter(score, 0))[1] == (method.direction == "distance")
