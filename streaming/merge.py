@@ -15,6 +15,7 @@ from pyspark.sql.streaming.stateful_processor import StatefulProcessor, Stateful
 
 from streaming.fold import CLOCK, LATE, MOST_PANES, PANE, RECORD
 from streaming.frontier import Frontiers
+from streaming.observations import Observations
 from streaming.pane import Pane, milliseconds
 from streaming.publish import Report, published
 from streaming.worker import Task, Worker, worker
@@ -64,9 +65,12 @@ class Head(msgspec.Struct, array_like=True):
     """Final windows in a row that drifted, up to the last one."""
     sequential: dict[str, bytes] = msgspec.field(default_factory=dict)
     """`Series.key` -> state of its detector."""
+    parts: dict[int, int] = msgspec.field(default_factory=dict)
+    """Start of a pane -> how many parts its observations have."""
 
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
+_decode_observations = msgspec.msgpack.Decoder(list[tuple[bytes, bytes, bytes]]).decode
 _decode_late = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
 
 
@@ -163,18 +167,29 @@ class Merge:
         report = Report(self.segment, start, status, window.revision, head.late, head.drifted)  # type: ignore[arg-type]
         whole = self.panes.sum(range(start, start + self.me.duration, self.me.pane))
         # Nothing more can come to the window's first pane: all windows that hold it close with this one.
-        first = self.panes.get(start) or self.me.no_rows
-        out = published(self.me, report, whole, head.sequential, first.observations)
+        observations = self.panes.observations(start) if final else ()
+        out = published(self.me, report, whole, head.sequential, observations)
         if final:
             head.late, head.drifted = 0, out.drifted
         yield from out.records
 
 
 class Panes:
-    """The panes of one key in Spark's state, read once and written once a batch."""
+    """The panes of one key in Spark's state, read once and written once a batch.
 
-    def __init__(self, state: Any, me: Worker) -> None:
-        self._state, self._me = state, me
+    Parameters
+    ----------
+    state
+        Map of panes, by their start.
+    series
+        Map of observations of instances, by the start of their pane and the number of the part.
+    parts
+        Start of a pane -> how many parts it has; kept in the key's head.
+    """
+
+    def __init__(self, state: Any, series: Any, parts: dict[int, int], me: Worker) -> None:
+        self._state, self._series, self._parts, self._me = state, series, parts, me
+        self._observed: dict[int, list[tuple[Observations, ...]]] = {}
         self._read: dict[int, Pane] = {}
         self._changed: set[int] = set()
 
@@ -188,6 +203,9 @@ class Panes:
 
     def add(self, start: int, pane: Pane) -> None:
         """Add to the pane that begins then."""
+        if any(len(numbers.times) for numbers in pane.observations):
+            self._observed.setdefault(start, []).append(pane.observations)
+            pane = replace(pane, observations=self._me.no_rows.observations)
         before = self.get(start)
         self._read[start] = pane if before is None else before + pane
         self._changed.add(start)
@@ -199,8 +217,19 @@ class Panes:
         for start in starts:
             pane = self.get(start)
             if pane is not None:
-                whole += replace(pane, observations=whole.observations)
+                whole += pane
         return whole
+
+    def observations(self, start: int) -> list[Observations]:
+        """The numbers of each series of instances in the pane that begins then."""
+        parts = [
+            tuple(Observations.unpacked(*packed) for packed in _decode_observations(bytes(data)))
+            for part in range(self._parts.get(start, 0))
+            for (data,) in (self._series.getValue((start, part)),)
+        ]
+        parts += self._observed.get(start, [])
+        nothing = self._me.no_rows.observations
+        return [Observations.joined(each) for each in zip(nothing, *parts, strict=True)]
 
     def starts(self) -> list[int]:
         """Of all panes there are, ascending."""
@@ -212,9 +241,18 @@ class Panes:
         self._changed.discard(start)
         if self._state.containsKey((start,)):
             self._state.removeKey((start,))
+        self._observed.pop(start, None)
+        for part in range(self._parts.pop(start, 0)):
+            self._series.removeKey((start, part))
 
     def write(self) -> None:
-        """Put what changed into the state."""
+        """Put what changed into the state; observations are only ever appended, a part a batch."""
+        for start, batch in self._observed.items():
+            part = self._parts.get(start, 0)
+            whole = [Observations.joined(each).packed() for each in zip(*batch, strict=True)]
+            self._series.updateValue((start, part), (msgspec.msgpack.encode(whole),))
+            self._parts[start] = part + 1
+        self._observed.clear()
         for start in sorted(self._changed):
             self._state.updateValue((start,), (self._read[start].to_bytes(),))
         self._changed.clear()
@@ -237,6 +275,7 @@ class MergeProcessor(StatefulProcessor):
         self._handle = handle
         self._head = handle.getValueState("head", "body binary")
         self._panes = handle.getMapState("panes", "start long", "body binary")
+        self._series = handle.getMapState("series", "start long, part long", "body binary")
         self._me = worker(self._task)
         self._frontiers: dict[tuple[str, str], int] = {}
 
@@ -275,7 +314,8 @@ class MergeProcessor(StatefulProcessor):
     def _merge(self, key: Any, timers: "TimerValues") -> Merge:
         stored = self._head.get()
         head = Head() if stored is None else _decode_head(bytes(stored[0]))
-        return Merge(self._me, key[1], head, Panes(self._panes, self._me), timers.getCurrentProcessingTimeInMs())
+        panes = Panes(self._panes, self._series, head.parts, self._me)
+        return Merge(self._me, key[1], head, panes, timers.getCurrentProcessingTimeInMs())
 
     def _keep(self, key: Any, merge: Merge, before: int | None) -> None:
         merge.panes.write()

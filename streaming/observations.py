@@ -1,5 +1,6 @@
 """Numbers of single instances with their times: what a series of instances is made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,15 @@ class Observations:
             np.concatenate((self.times, other.times)),
             np.concatenate((self.keys, other.keys)),
             np.concatenate((self.values, other.values)),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Observations"]) -> "Observations":
+        """The sum of at least one."""
+        return cls(
+            np.concatenate([part.times for part in parts]),
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.values for part in parts]),
         )
 
     def in_order(self) -> "Observations":

@@ -38,6 +38,8 @@ from streaming.reports import (
 from streaming.series import watched
 from streaming.worker import Worker
 
+MOST_VERDICTS = 100
+"""So many clients are told of in a record, for each traffic detector; a record must fit into a message."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -251,7 +253,9 @@ def drift_record(me: Worker, report: Report, window: Pane, known: Columns, detec
             answers.setdefault((column.source, column.name), []).append(column)
     share = sum(any(one.drifted for one in own) for own in answers.values()) / len(answers) if answers else 0.0
     drifted = share >= settings.share
-    in_a_row = report.drifted_before + 1 if drifted else 0
+    # A window without requests says nothing: it neither goes on with a row of windows nor ends it.
+    in_a_row = report.drifted_before + drifted if drifted or not window.requests.rows else 0
+    final = report.status == "final"
     return Drift(
         **_shared(me, report, "drift", detected_at),  # type: ignore[arg-type]
         rows=window.requests.rows,
@@ -269,9 +273,11 @@ def drift_record(me: Worker, report: Report, window: Pane, known: Columns, detec
             }
         ),
         sequential=[],
-        traffic=list(_traffic(me, window, final=report.status == "final")),
-        multivariate=[_together(*each) for each in me.together(window.requests)],
-        alarm=Alarm(raised=in_a_row >= settings.min_windows, windows=in_a_row, min_windows=settings.min_windows),
+        traffic=list(_traffic(me, window, final=final)),
+        multivariate=[_together(*each) for each in me.together(window.requests) if final or each[0].quick],
+        alarm=Alarm(
+            raised=drifted and in_a_row >= settings.min_windows, windows=in_a_row, min_windows=settings.min_windows
+        ),
     )
 
 
@@ -303,11 +309,15 @@ def _below(p: float, column: ColumnDrift) -> bool:
 
 
 def _traffic(me: Worker, window: Pane, *, final: bool) -> Iterator[TrafficDrift]:
-    """Of a window that is still open only what is quickly said."""
-    for settings, detector, state in zip(
-        me.monitor.spec.traffic.detectors, me.plans.traffic, window.traffic, strict=True
-    ):
-        for verdict in detector.compare(state) if final or settings.quick else ():
+    """Of a window that is still open only what is quickly said; without clients only all requests; the most of a detector is 100."""
+    section = me.monitor.spec.traffic
+    for settings, detector, state in zip(section.detectors, me.plans.traffic, window.traffic, strict=True):
+        verdicts = detector.compare(state) if final or settings.quick else []
+        told = [verdict for verdict in verdicts if section.client is not None or verdict.client is None]
+        told.sort(
+            key=lambda verdict: (verdict.client is not None, not verdict.drifted)
+        )  # alarms before others, else as they come
+        for verdict in told[:MOST_VERDICTS]:
             yield TrafficDrift(
                 detector=detector.name,
                 client=verdict.client,

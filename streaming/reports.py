@@ -232,7 +232,7 @@ class TrafficDrift(msgspec.Struct, rename="camel", kw_only=True):
     facts: dict[str, float]
     """Numbers beside the score that help to judge it; the detector's documentation says which."""
     example: dict[str, float | str | None]
-    """One offending request, where the detector can show one."""
+    """One offending request, where the detector can show one: its own values, which are personal data where the features are."""
 
 
 class Alarm(msgspec.Struct, rename="camel", kw_only=True):
@@ -241,7 +241,7 @@ class Alarm(msgspec.Struct, rename="camel", kw_only=True):
     raised: bool
     """The data set drifted in this window and in enough windows before it."""
     windows: int
-    """Windows in a row that drifted, this one included."""
+    """Windows in a row that drifted, this one included; windows without requests do not count."""
     min_windows: int
     """So many must."""
 
@@ -257,7 +257,7 @@ class Drift(WindowRecord, kw_only=True):
     drifted_columns: int
     """Columns of requests and responses that at least one of their methods calls drifted."""
     judged_columns: int
-    """Columns of requests and responses that have a score."""
+    """Columns of requests and responses that were compared with the reference."""
     share: float
     """drifted columns / judged columns."""
     share_threshold: float
@@ -266,10 +266,11 @@ class Drift(WindowRecord, kw_only=True):
     explanation: dict[str, float]
     """The columns with most evidence of drift, largest first: column -> its share of the evidence of all."""
     multivariate: list[MultivariateDrift]
+    """`domain_classifier` in final reports only, because it takes its time."""
     sequential: list[SequentialDrift]
     """Only in final reports: every window is shown to a sequential detector once."""
     traffic: list[TrafficDrift]
-    """Of all requests first, then of single clients; `extraction` in final reports only, because it takes its time."""
+    """Of all requests first, then of single clients, alarms first, at most 100 of a detector; `extraction` in final reports only, because it takes its time."""
     alarm: Alarm
 
 

@@ -40,7 +40,7 @@ class Series(Settings):
     count: Count | None = None
     """This count of every window."""
     share: Count | None = None
-    """This count of every window, as a share of its requests."""
+    """This count of every window, divided by its requests. Flagged answers count, too, so that `outliers` may come to more than 1."""
     outliers: str | None = None
     """1 for every instance that this outlier detector flags, 0 for every other one: what `ddm` and its like want."""
     detector: SequentialMethod

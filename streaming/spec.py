@@ -4,10 +4,11 @@ YAML, Kubernetes-shaped, parsed once. Defaults make a twelve-line document enoug
 defined there (`reference.schema`, `reference.settings`, the detectors) and only composed here.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -38,6 +39,9 @@ from streaming.kafka import KafkaConnection
 from streaming.series import Series
 
 API_VERSION: Final = "driftline.io/v1"
+
+
+S = TypeVar("S", bound=Settings)
 
 
 class Metadata(Settings):
@@ -184,6 +188,15 @@ class StatisticsSection(Settings):
         return self
 
 
+def _named_once(section: S, key: str, detectors: Sequence[Any]) -> S:
+    """The section itself, when no two of its detectors have one name."""
+    names = [detector.name for detector in detectors]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise misplaced([key, place], f"{name!r} is named twice: records tell detectors apart by name")
+    return section
+
+
 class OutliersSection(Settings):
     """What is checked of every single instance."""
 
@@ -193,11 +206,7 @@ class OutliersSection(Settings):
 
     @model_validator(mode="after")
     def _each_is_named_once(self) -> Self:
-        names = [detector.name for detector in self.detectors]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                raise misplaced(["detectors", place], f"{name!r} is named twice: records tell detectors apart by name")
-        return self
+        return _named_once(self, "detectors", self.detectors)
 
     @property
     def learned(self) -> tuple[LearnedOutlierDetector, ...]:
@@ -223,6 +232,10 @@ class DriftSection(Settings):
     """The data set must drift in so many windows in a row before that is an alarm."""
     sample_rows: int = Field(default=1000, ge=100, le=10_000)
     """Rows of a window that are sampled for methods that compare rows or whole columns; others cost nothing."""
+
+    @model_validator(mode="after")
+    def _each_is_named_once(self) -> Self:
+        return _named_once(self, "multivariate", self.multivariate)
 
     def needs_sample(self) -> bool:
         """Whether any method wants a sample of the window's rows."""
@@ -258,6 +271,10 @@ class Traffic(Settings):
     """By name, or with settings."""
     client: Client | None = None
     """By which requests are also looked at client by client. Default: only all together."""
+
+    @model_validator(mode="after")
+    def _each_is_named_once(self) -> Self:
+        return _named_once(self, "detectors", self.detectors)
 
 
 class Performance(Settings):

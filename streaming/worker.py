@@ -86,7 +86,7 @@ class Worker:
                 plan,
                 distinct="distinct" in metrics,
                 sample=drift.sample_rows if drift.needs_sample() else 0,
-                embeddings=tuple(e for e in self._embeddings if e is not None) if table == "request" else (),
+                embeddings=tuple(self._summed.values()) if table == "request" else (),
             )
 
         return Plans(plan("request"), plan("response"), plan("score"), len(self.series), self._traffic)
@@ -128,17 +128,22 @@ class Worker:
         return [detector.embedding(self._reference) for detector in self.monitor.spec.drift.multivariate]
 
     @cached_property
+    def _summed(self) -> dict[bytes, Embedding]:
+        """Those by key: what two detectors want is summed up once."""
+        return {embedding.key: embedding for embedding in self._embeddings if embedding is not None}
+
+    @cached_property
     def _multivariate(self) -> list[FittedMultivariate]:
         return [detector.learn(self._reference) for detector in self.monitor.spec.drift.multivariate]
 
     def together(self, window: TableSummary) -> Iterator[tuple[MultivariateDetector, FittedMultivariate, Joint]]:
         """Each multivariate drift detector, knowing the reference, and what it is to be asked of a window."""
-        sums = iter(window.embedded)
+        sums = dict(zip(self._summed, window.embedded, strict=True))
         for detector, fitted, embedding in zip(
             self.monitor.spec.drift.multivariate, self._multivariate, self._embeddings, strict=True
         ):
             assert window.comoments is not None  # the plan has them when there is a multivariate detector
-            embedded = None if embedding is None else next(sums)
+            embedded = None if embedding is None else sums[embedding.key]
             yield detector, fitted, Joint(window.plan.numeric, window.comoments, window.sample, embedded)
 
     def prepare(self) -> None:

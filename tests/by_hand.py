@@ -30,17 +30,18 @@ class Operator:
     """One key of the stateful stage; between two calls there is nothing but bytes, as between two batches of Spark."""
 
     def __init__(self, me: Worker) -> None:
-        self.me, self.state, self.head = me, MapState(), b""
+        self.me, self.state, self.series, self.head = me, MapState(), MapState(), b""
         self.timer: int | None = None
         self.frontier: int | None = None
 
     def call(self, rows: pd.DataFrame | None, now: int) -> list[tuple[str, bytes]]:
         """The records of one batch, or of an expired timer (None)."""
         head = msgspec.msgpack.decode(self.head, type=Head) if self.head else Head()
-        merge = Merge(self.me, "", head, Panes(self.state, self.me), now)
+        merge = Merge(self.me, "", head, Panes(self.state, self.series, head.parts, self.me), now)
         found = list(merge.absorb(rows)) if rows is not None else []
         found += merge.advance()
         merge.panes.write()
+        assert set(merge.head.parts) <= {start for (start,) in self.state}
         self.head, self.timer, self.frontier = msgspec.msgpack.encode(merge.head), merge.head.timer, merge.head.frontier
         return found
 

@@ -127,6 +127,8 @@ class MultivariateDetector(Settings):
 
     direction: ClassVar[Direction] = "distance"
     strict: ClassVar[bool] = False
+    quick: ClassVar[bool] = True
+    """Whether a verdict takes milliseconds, so that windows that are still open get one, too."""
     needs_sample: ClassVar[bool] = False
     """Whether it wants a sample of the window's rows; one of the reference's rows all of them want."""
 

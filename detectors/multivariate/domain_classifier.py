@@ -69,6 +69,7 @@ class DomainClassifier(MultivariateDetector):
     Mathematical Statistics 18.
     """
 
+    quick: ClassVar[bool] = False
     needs_sample: ClassVar[bool] = True
 
     name: Literal["domain_classifier"] = "domain_classifier"

@@ -260,7 +260,7 @@ class TableSummary:
                 msg = f"this summary was counted on plan {body.plan.hex()}, not on {plan.fingerprint.hex()}"
                 raise IncompatibleSummaries(msg)
             return _unpack(cls, body, plan)
-        except (msgspec.MsgspecError, ValueError, IndexError, TypeError) as error:
+        except (msgspec.MsgspecError, ValueError, IndexError, TypeError, RuntimeError) as error:  # the last by a sketch
             if isinstance(error, IncompatibleSummaries):
                 raise
             msg = f"these {len(data)} bytes are not a whole summary: {error}"

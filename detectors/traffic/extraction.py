@@ -117,6 +117,8 @@ class Extraction(TrafficDetector):
 
     name: Literal["extraction"] = "extraction"
     threshold: float = Field(0.001, gt=0, lt=1)
+    clients: int = Field(50, ge=1, le=200)
+    """As in `TrafficDetector`, but at most 200: under attack each of them may take a tenth of a second."""
     rows: int = Field(64, ge=_LEAST, le=1024)
     resamples: int = Field(1999, ge=99, le=100_000)
 

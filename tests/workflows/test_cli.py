@@ -13,10 +13,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from detectors.describe import catalogues
 from detectors.drift import DRIFT
-from detectors.multivariate import MULTIVARIATE
-from detectors.outliers import OUTLIERS
-from detectors.sequential import SEQUENTIAL
 from streaming.errors import ServiceUnavailable
 from streaming.reports import RECORDS
 from workflows.cli import EXTRAS, app, main
@@ -288,7 +286,7 @@ def test_reference_show_without_a_baseline_says_how_to_build_one(config: Path, c
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-CATALOGUE = {"drift": DRIFT, "multivariate": MULTIVARIATE, "sequential": SEQUENTIAL, "outliers": OUTLIERS}
+CATALOGUE = catalogues()
 
 
 def test_detectors_list_names_them_all(capsys):
