@@ -1,5 +1,6 @@
 """What every drift detector keeps to, whatever its formula."""
 
+import itertools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from detectors.drift import DRIFT, DriftMethod, default_method
 from detectors.errors import NotApplicable
 from detectors.for_evidently import _feature_types
 from detectors.frequencies import by_bin, sturges_edges
+from detectors.resampling import DRAWS
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.ruler import Ruler
 
@@ -111,12 +113,43 @@ def test_categories_give_a_finite_score(categorical, columns, reference, window)
     assert set(verdict.explanation) <= {*reference, *window}
 
 
-@given(reference=numbers(), window=numbers(), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=15)
-def test_the_order_of_rows_does_not_matter(numeric, made, reference, window, seed):
-    mixed = np.random.default_rng(seed).permutation(window)
-    a, b = (numeric.compare(*made.pair(reference, rows)) for rows in (window, mixed))
-    assert a.score == pytest.approx(b.score, rel=1e-9, abs=1e-7)
+def mixtures(rng, n):
+    """Samples of several kinds, by type."""
+    wild = rng.choice([-1.0, 1.0], n) * 10.0 ** rng.uniform(-300, 300, n)
+    holes = np.where(rng.random(n) < 0.2, rng.choice([np.nan, np.inf, -np.inf], n), rng.normal(size=n))
+    numeric = {"many": rng.normal(size=n), "few": rng.poisson(3.0, n) / 7, "wild": wild, "with holes": holes}
+    categories = {"few": rng.choice(["a", "b"], n), "with holes": rng.choice(["a", "b", "c", None], n)}
+    return {"numeric": numeric, "categorical": {kind: rows.astype(object) for kind, rows in categories.items()}}
+
+
+@pytest.fixture(scope="session")
+def panes(monitored):
+    """Type -> what it is, the reference, a window at once, and its rows in another order, 1 to 8 panes added."""
+    found = {"numeric": [], "categorical": []}
+    for parts, raw_rows in itertools.product(range(1, 9), (100_000, 0)):
+        rng = np.random.default_rng(parts)
+        olds, news = mixtures(rng, 150), mixtures(rng, 90)
+        for type_, kind in ((type_, kind) for type_, kinds in news.items() for kind in kinds):
+            baseline, new = monitored.reference(olds[type_][kind], raw_rows), news[type_][kind]
+            cuts, mixed = np.sort(rng.integers(0, 91, parts - 1)).tolist(), rng.permutation(new)
+            for exact_rows in (1000, 0):
+                at_once = monitored.window(baseline, new, exact_rows=exact_rows)
+                in_panes = monitored.window(baseline, mixed, cuts, exact_rows=exact_rows)
+                which = f"{kind}, {parts} panes, {raw_rows} rows kept of the reference and {exact_rows} of the window"
+                found[type_].append((which, baseline.request["x"], at_once, in_panes))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "type_"), [(name, type_) for name, method in DRIFT.items() for type_ in sorted(method.applies_to)]
+)
+def test_neither_the_order_of_rows_nor_the_panes_they_come_in_matter(name, type_, panes):
+    method = a(name)
+    for which, reference, at_once, in_panes in panes[type_]:
+        expected, found = method.compare(reference, at_once), method.compare(reference, in_panes)
+        assert found.score == pytest.approx(expected.score, rel=1e-12, abs=0), which
+        assert (found.drifted, found.exact) == (expected.drifted, expected.exact), which
+        assert found.explanation == pytest.approx(expected.explanation, rel=1e-12), which
 
 
 @given(reference=numbers(least=30), window=numbers(least=30), gap=st.floats(1e-3, 1e6), up=st.booleans())
@@ -135,19 +168,47 @@ def test_categories_that_never_were_are_always_drift(categorical, columns, refer
     assert categorical.compare(*columns.pair(reference * 20, [f"new {word}" for word in window * 20])).drifted
 
 
-SYMMETRIC = ["jensenshannon", "psi", "hellinger", "ks", "anderson", "cramer_von_mises", "t_test", "ed", "es"]
+SYMMETRIC = ("jensenshannon", "psi", "hellinger", "ks", "anderson", "cramer_von_mises", "t_test", "ed", "es")
+"""Of two numeric samples. The others take the reference as the truth (`kl_div`), for the unit (`wasserstein`, `empirical_mmd`), or
+look one way (`mannw`)."""
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
-@given(reference=numbers(tame), window=numbers(tame))
-@settings(max_examples=25)
-def test_symmetry(name, columns, reference, window):
-    ruler = Ruler.of(np.sort(reference))
-    a, b = (columns.numeric(rows, ruler) for rows in (reference, window))
+@given(reference=numbers(tame), window=numbers(tame), whole=st.booleans())
+@settings(max_examples=30)
+def test_symmetry(name, columns, reference, window, whole):
+    # From the ruler, `hellinger` estimates how many distinct values there are from those of the reference.
+    ruler, whole = Ruler.of(np.sort(np.concatenate((reference, window)))), whole or name == "hellinger"
+    one, other = (columns.numeric(rows, ruler, whole=whole) for rows in (reference, window))
     # Both with more than 20 distinct values or both with fewer: that choice is made by the reference alone.
-    if (len(np.unique(reference)) > 20) == (len(np.unique(window)) > 20):
+    if not whole or (len(np.unique(reference)) > 20) == (len(np.unique(window)) > 20):
         method = DRIFT[name]()
-        assert method.compare(a, b).score == pytest.approx(method.compare(b, a).score, rel=1e-9, abs=1e-7)
+        assert method.compare(one, other).score == pytest.approx(method.compare(other, one).score, rel=1e-9, abs=1e-7)
+
+
+@given(reference=numbers(tame), window=numbers(tame))
+def test_symmetry_but_for_the_unit_or_the_direction(columns, reference, window):
+    one, other = columns.numeric(reference), columns.numeric(window)
+    distance = DRIFT["wasserstein"]()
+    there = distance.compare(one, other).score * max(np.std(reference), 0.001)
+    back = distance.compare(other, one).score * max(np.std(window), 0.001)
+    assert there == pytest.approx(back, rel=1e-9, abs=1e-9)
+    # Whoever looks for larger values from one side looks for smaller ones from the other.
+    upwards = DRIFT["mannw"]()
+    downwards = columns.numeric(-window), columns.numeric(-reference)
+    assert upwards.compare(one, other).score == pytest.approx(upwards.compare(*downwards).score, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["jensenshannon", "psi", "hellinger", "z", "fisher_exact", "TVD"])
+@given(reference=words, window=words)
+@settings(max_examples=30)
+def test_symmetry_of_categories(name, columns, reference, window):
+    one, other = columns.pair(reference, window)
+    there, back = DRIFT[name]().compare(one, other).score, DRIFT[name]().compare(other, one).score
+    # Tests that draw do so anew: five standard errors of their difference.
+    drawn = name == "TVD" or (name == "fisher_exact" and len({*reference, *window}) > 2)
+    error = 5 * math.sqrt(2 * max(there * (1 - there), back * (1 - back), 0.002) / DRAWS) if drawn else 1e-7
+    assert there == pytest.approx(back, rel=1e-9, abs=error)
 
 
 @pytest.mark.parametrize("name", DRIFT)
