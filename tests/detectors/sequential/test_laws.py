@@ -164,6 +164,24 @@ def test_a_fall_is_down(detector):
     assert {change.direction for change in changes} == {"down"}
 
 
+@pytest.mark.parametrize(
+    "detector",
+    [Cusum(), PageHinkley(), Adwin(), Kswin(), HddmA(two_sided_test=True), HddmW(two_sided_test=True)],
+    ids=lambda detector: detector.name,
+)
+def test_upside_down_a_series_changes_at_the_same_places(detector):
+    """What looks both ways looks both ways alike."""
+    other = {"up": "down", "down": "up", None: None}
+    for seed in range(4):
+        series = drifting(detector, seed, 3000)
+        changes = detector.start().update(series)
+        mirrored = detector.start().update(1 - series if detector.binary else -series)
+        assert [(change.index, change.kind, other[change.direction]) for change in changes] == [
+            (change.index, change.kind, change.direction) for change in mirrored
+        ]
+        assert [change.statistic for change in mirrored] == pytest.approx([change.statistic for change in changes])
+
+
 def test_a_state_is_small(detector):
     state = detector.start()
     largest = 0
