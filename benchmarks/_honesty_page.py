@@ -58,7 +58,8 @@ def _rates(rows: Sequence[Row]) -> Iterator[str]:
 def _count(row: Row) -> str:
     low, high = row["allowed"]
     off = "" if row["verdict"] == "within" else f", **{row['verdict']}**"
-    return f"{row['alarms']:,} ({low:,} to {high:,}), {row['rate'] * 100:.3g} %{off}"
+    single = "; single references " + " to ".join(map(_percent, row["of_references"])) if "of_references" in row else ""
+    return f"{row['alarms']:,} ({low:,} to {high:,}), {_percent(row['rate'])}{off}{single}"
 
 
 def _reference(tables: Tables) -> Iterator[str]:
