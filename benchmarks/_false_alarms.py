@@ -477,7 +477,7 @@ def multivariate(rng: np.random.Generator, windows: int, tell: Tell) -> list[dic
         "rare rows that break what nearly is a rule are most of what chance does, and a sample tells of them roughly"
     )
     for name, why in (("pca", ""), ("gaussian", nearly), ("mmd_rff", "")):
-        found += _kept(rng, name, "8 columns mixed at random, 10 references", why, _mixture, 10, windows // 5, tell)
+        found += _kept(rng, name, "8 columns mixed at random, 25 references", why, _mixture, 25, windows, tell)
     return found
 
 

@@ -235,7 +235,8 @@ def _beside_table(row: Row) -> str:
 
 def findings(tables: Tables) -> list[str]:
     """What the tables come to, in sentences."""
-    rates = [row for key in RATES for row in tables.get(key, ()) if row["promised"]]
+    every = [row for key in RATES for row in tables.get(key, ())]
+    rates = [row for row in every if row["promised"]]
     counts = Counter(row["verdict"] for row in rates)
     text = (
         f"{len(rates)} counts of alarms at a promised rate: {counts['within']} are within what chance allows, "
@@ -246,6 +247,17 @@ def findings(tables: Tables) -> list[str]:
         if counts[verdict]:
             text += f" {verdict.capitalize()}: {', '.join(dict.fromkeys(those))}."
     lines = [text]
+    # A promise that is taken back when it is broken was none: these belong beside the count.
+    highest: dict[tuple[str, float], float] = {}
+    for row in every:
+        if not row["promised"] and row["verdict"] == "above":
+            key = row["method"], row["nominal"]
+            highest[key] = max(row["rate"], highest.get(key, 0.0))
+    if highest:
+        those = (f"`{name}` {_percent(rate)} for {_percent(level)}" for (name, level), rate in highest.items())
+        lines.append(
+            f"Not among them, since their tables say why they cannot keep the rate, and above it: {', '.join(those)}."
+        )
     series = [row for key in ("sequential_false_alarms", "sequential_delays") for row in tables.get(key, ())]
     beside = [row for row in series if row.get("river_series") and row["detector"] != "kswin"]
     if beside:

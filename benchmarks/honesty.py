@@ -87,7 +87,7 @@ PARTS = {
     "warned": of_trials("warned", alarms.WARNED),
     "reference": of_windows("reference", 3, alarms.kept_reference),
     "corrected": of_windows("corrected", 2.2, alarms.corrected),
-    "multivariate": of_windows("multivariate", 3 + 1 / 30 + 3 / 5, alarms.multivariate),
+    "multivariate": of_windows("multivariate", 6 + 1 / 30, alarms.multivariate),
     "outliers": of_windows("outliers", 4, alarms.outliers),
     "sequential": Part(lambda _, series: 51 * series, sequential),
     "windows": Part(lambda _, series: 41 * _half(series), by_window),
