@@ -57,7 +57,7 @@ class AndersonDarling(DriftDetector):
     Notes
     -----
     Misleads in large windows, where it finds differences too small to matter, and in any ranking of features by p-value, since all that drift
-    plainly score 0.001. Nearest neighbours: `cramer_von_mises` weights all ranks alike, `ks` takes the largest difference; neither sees the tails so well.
+    plainly score 0.001. A threshold at or below 0.001 never alarms. Nearest neighbours: `cramer_von_mises` weights all ranks alike, `ks` takes the largest difference; neither sees the tails so well.
 
     Examples
     --------

@@ -51,7 +51,8 @@ class EppsSingleton(DriftDetector):
     Notes
     -----
     Misleads in small samples: for up to about 25 values, and for very skewed features, p-values are too small or too large, since
-    the chi-square distribution is only its limit. Differences in the far tails are all but invisible, and in large windows it finds
+    the chi-square distribution is only its limit. It comes late where one sample is much smaller than the other: clean windows of 200 to 500 rows
+    against 1,000 alarm in 7 % at 5 %, and in 0.5 % at 0.1 % (docs/honesty.md), in scipy as here. Differences in the far tails are all but invisible, and in large windows it finds
     differences too small to matter. Nearest neighbours: `anderson` and `cramer_von_mises` compare cumulative distributions;
     `empirical_mmd` compares characteristic functions at all points.
 
