@@ -114,7 +114,7 @@ def test_a_window_is_spread_within_a_bin_as_the_reference_is(sketched):
 @example(large=np.full(40, 3.0), small=np.array([3.0]), bins=1, power=1)
 @example(large=np.full(40, 3.0), small=np.array([4.0]), bins=2, power=1)
 @example(large=np.array([-1.7e308] * 20 + [1.7e308] * 20), small=np.array([1.0]), bins=5, power=1)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_two_samples_are_apart_in_each_bin_by_what_all_their_values_say(large, small, bins, power):
     a, b = Steps(np.sort(large)), Steps(np.sort(small))
     low, high = min(a.low, b.low), max(a.high, b.high)

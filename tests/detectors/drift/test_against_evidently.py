@@ -1,4 +1,4 @@
-"""Scores are those of stock Evidently: equal while the window is whole, within the stated bound beyond."""
+"""Scores of made-up columns are those of stock Evidently: equal while the window is whole, close beyond. Real ones: test_oracle.py."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ NUMERIC, CATEGORICAL = (
 )
 
 
-def samples(kind: str, size: int, rng: np.random.Generator, flights) -> tuple[np.ndarray, np.ndarray]:
+def samples(kind: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Reference and window of one kind of column."""
     shift = 0.15
     match kind:
@@ -47,26 +47,20 @@ def samples(kind: str, size: int, rng: np.random.Generator, flights) -> tuple[np
         case "breast cancer" | "housing-like":
             data = datasets.load_breast_cancer().data[:, 3 if kind == "breast cancer" else 10]
             return rng.choice(data, size), rng.choice(data * 1.02, size)
-        case _:
-            january, july = flights[flights.month == 1][kind], flights[flights.month == 7][kind]
-            a, b = (column.sample(size, random_state=size, replace=True).to_numpy() for column in (january, july))
-            if a.dtype == object:
-                return a, b
-            return a.astype(float), b.astype(float)
+    raise ValueError(kind)
 
 
 NUMBERS = [
     *("normal", "heavy-tailed", "same", "few values", "two values", "integers", "zero-inflated", "with missing"),
     *("breast cancer", "housing-like"),
-    *("dep_delay", "air_time", "distance", "hour", "sched_dep_time"),
 ]
-STRINGS = ["categories", "yes or no", "missing categories", "carrier", "origin", "dest"]
+STRINGS = ["categories", "yes or no", "missing categories"]
 
 
 @pytest.mark.parametrize("size", [30, 500, 1000])
 @pytest.mark.parametrize("kind", [*NUMBERS, *STRINGS])
-def test_scores_are_equal_while_the_window_is_whole(kind, size, columns, evidently, flights):
-    rows = samples(kind, size, np.random.default_rng(size), flights)
+def test_scores_are_equal_while_the_window_is_whole(kind, size, columns, evidently):
+    rows = samples(kind, size, np.random.default_rng(size))
     methods = CATEGORICAL if kind in STRINGS else NUMERIC
     expected = evidently(*rows, methods)
     pair = columns.pair(*rows)
@@ -112,8 +106,8 @@ WITHIN_USUALLY = {
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_scores_are_close_from_ruler_counts(kind, sketched, sketched_both, evidently, flights):
-    rows = samples(kind, 20_000, np.random.default_rng(1), flights)
+def test_scores_are_close_from_ruler_counts(kind, sketched, sketched_both, evidently):
+    rows = samples(kind, 20_000, np.random.default_rng(1))
     expected = evidently(*rows, list(WITHIN))
     for made in (sketched, sketched_both):
         pair = made.pair(*rows)
@@ -127,8 +121,8 @@ def test_scores_are_close_from_ruler_counts(kind, sketched, sketched_both, evide
 
 
 @pytest.mark.parametrize("kind", STRINGS)
-def test_categories_are_counted_exactly_at_any_size(kind, columns, evidently, flights):
-    rows = samples(kind, 20_000, np.random.default_rng(1), flights)
+def test_categories_are_counted_exactly_at_any_size(kind, columns, evidently):
+    rows = samples(kind, 20_000, np.random.default_rng(1))
     expected = evidently(*rows, CATEGORICAL)
     for name in CATEGORICAL:
         verdict = METHODS[name]().compare(*columns.pair(*rows))
@@ -149,8 +143,8 @@ DISPLAY = {
 @pytest.mark.parametrize(
     "kind", ["normal", "few values", "two values", "categories", "yes or no", "missing categories"]
 )
-def test_the_default_choice_is_evidentlys(kind, size, columns, evidently, flights):
-    rows = samples(kind, size, np.random.default_rng(2), flights)
+def test_the_default_choice_is_evidentlys(kind, size, columns, evidently):
+    rows = samples(kind, size, np.random.default_rng(2))
     ((chosen, score),) = evidently(*rows, [None]).items()
     pair = columns.pair(*rows)
     method = default_method(*pair)

@@ -73,7 +73,7 @@ def is_none(method, verdict):
 
 
 @given(rows=numbers())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_a_column_does_not_drift_from_itself(numeric, made, rows):
     verdict = numeric.compare(*made.pair(rows, rows))
     # From different sources of the same rows, nearly so.
@@ -91,7 +91,7 @@ def test_categories_do_not_drift_from_themselves(categorical, columns, rows):
 
 
 @given(reference=numbers(), window=numbers())
-@settings(max_examples=25)
+@settings(max_examples=20)
 def test_finite_values_give_a_finite_score(numeric, made, reference, window):
     verdict = numeric.compare(*made.pair(reference, window))
     assert [type(part) for part in (verdict.score, verdict.drifted, verdict.exact)] == [float, bool, bool]
@@ -153,7 +153,7 @@ def test_neither_the_order_of_rows_nor_the_panes_they_come_in_matter(name, type_
 
 
 @given(reference=numbers(least=30), window=numbers(least=30), gap=st.floats(1e-3, 1e6), up=st.booleans())
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_a_total_shift_is_always_drift(numeric, made, reference, window, gap, up):
     # By a gap that floats of this size can show.
     reference, window = reference / 1e10, window / 1e10

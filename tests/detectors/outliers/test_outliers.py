@@ -72,7 +72,7 @@ def blocks(draw):
 
 
 @given(rows=blocks())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_the_parts_of_an_answer_fit_together(fitted, rows):
     flagged = fitted.flag(rows)
     k, m = len(flagged.rows), len(flagged.cell_rows)
@@ -114,7 +114,7 @@ def joined(parts, starts):
 
 
 @given(rows=blocks(), cuts=st.lists(st.integers(0, 12), max_size=7))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_batch_may_be_cut_anywhere(fitted, rows, cuts):
     cuts = [0, *sorted(min(cut, rows.rows) for cut in cuts), rows.rows]
     parts = [fitted.flag(rows.take(slice(a, b))) for a, b in itertools.pairwise(cuts)]

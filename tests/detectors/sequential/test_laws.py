@@ -185,8 +185,8 @@ def test_upside_down_a_series_changes_at_the_same_places(detector):
 def test_a_state_is_small(detector):
     state = detector.start()
     largest = 0
-    for _ in range(8):
-        state.update(drifting(detector, 5, 30_000))
+    for _ in range(4):
+        state.update(drifting(detector, 5, 20_000))
         largest = max(largest, len(state.to_bytes()))
     assert largest <= MOST_BYTES.get(detector.name, 150)
 
