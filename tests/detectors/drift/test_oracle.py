@@ -651,7 +651,8 @@ Windows of 30, 500 and 1,000 rows against a reference of as many or of 20,000; n
 categorical ones also with 20,000 rows, since those are counted one by one. Differences are relative, each rounded up to a power of ten, but
 for those of at most 1e-12, which are none.
 Where Evidently refuses a window for the sizes of its samples, scipy's own test is the oracle. The last column counts scores that have
-neither, see [below](#where-evidently-has-no-answer).
+neither: of constants, of more than two categories by `fisher_exact`, and by `es` of at most four distinct values, where rounding decides in
+Evidently. [Below](#where-evidently-has-no-answer) is what comes out there.
 
 `{COMMAND} scores_are_evidentlys`
 """,
