@@ -56,17 +56,17 @@ ROWS = {"gaussian": gaussian, "skewed": skewed}
 
 @pytest.fixture(scope="module", params=list(itertools.product(LEARNED, ROWS)), ids="-".join)
 def known(request):
-    """A detector that learnt from 20,000 rows, and where these came from."""
+    """A detector that learnt from 10,000 rows, and where these came from."""
     name, kind = request.param
     detector = OUTLIERS[name](false_alarm_rate=0.01)
-    return learnt(detector, ROWS[kind](np.random.default_rng(1), 20_000)), ROWS[kind]
+    return learnt(detector, ROWS[kind](np.random.default_rng(1), 10_000)), ROWS[kind]
 
 
 def test_false_alarms_are_as_many_as_wanted(known):
     fitted, rows = known
     flagged = len(fitted.flag(block(rows(np.random.default_rng(2), 20_000))).rows)
-    # Of 10,000 held back rows the 9,901st gives the threshold, whose true rank has a beta distribution.
-    low, high = stats.betabinom(20_000, 100, 9901).interval(0.999)
+    # Of 5,000 held back rows the 4,951st gives the threshold, whose true rank has a beta distribution.
+    low, high = stats.betabinom(20_000, 50, 4951).interval(0.999)
     assert low <= flagged <= high
 
 
