@@ -1,6 +1,7 @@
 """What every room's tests may ask for: a real Kafka, and files that are kept in git."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that a test starts and stops by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Workers of Spark start whatever this names; without it, the system's Python, which has none of our packages.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
