@@ -10,7 +10,7 @@ import numpy as np
 
 from detectors.base import DriftDetector, Verdict
 from detectors.distribution import Ramps, Steps
-from detectors.drift import DRIFT, default_method
+from detectors.drift import default_method
 from detectors.frequencies import sturges_edges
 from detectors.limits import median_deviation
 from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
@@ -161,11 +161,12 @@ def _column_statistics(me: Worker, source: Table, table: TableSummary, column: C
         if "percentiles" in asked:
             at = _percentiles(table, column, settings.percentiles)
             values |= {f"p{p:g}": _number(v) for p, v in zip(settings.percentiles, at, strict=True)}
-        if "median" in asked:
-            values["median"] = _number(_percentiles(table, column, (50,))[0])
-        if "mad" in asked:
-            middle = _percentiles(table, column, (50,))[0]
-            values["mad"] = _number(median_deviation(column, middle)) if column.count else None
+        if "median" in asked or "mad" in asked:
+            (middle,) = _percentiles(table, column, (50,))
+            if "median" in asked:
+                values["median"] = _number(middle)
+            if "mad" in asked:
+                values["mad"] = _number(median_deviation(column, middle)) if column.count else None
         if "iqr" in asked:
             low, high = _percentiles(table, column, (25, 75))
             values["iqr"] = _number(high - low)
@@ -236,8 +237,8 @@ def _distribution(me: Worker, source: Table, column: ColumnSummary) -> Histogram
 def drift_record(me: Worker, report: Report, window: Pane, known: Columns, detected_at: str) -> Drift:
     """What has drifted in a window; its series are still to be watched."""
     settings = me.monitor.spec.drift
-    columns = [
-        _compared(source, method, reference, window_column, auto=auto)
+    answered = [
+        (method, _compared(source, method, reference, window_column, auto=auto))
         for source, table in window.tables()
         if source == "request" or table.rows
         for name, reference in me.baseline.columns(source).items()
@@ -246,12 +247,14 @@ def drift_record(me: Worker, report: Report, window: Pane, known: Columns, detec
         for method, auto in _methods(me, reference, window_column)
     ]
     if settings.correction == "benjaminiHochberg":
-        columns = _corrected(columns)
+        answered = _corrected(answered)
+    columns = [column for _, column in answered]
     answers: dict[tuple[str, str], list[ColumnDrift]] = {}
     for column in columns:
         if column.source != "score":
             answers.setdefault((column.source, column.name), []).append(column)
-    share = sum(any(one.drifted for one in own) for own in answers.values()) / len(answers) if answers else 0.0
+    drifted_columns = sum(any(one.drifted for one in own) for own in answers.values())
+    share = drifted_columns / len(answers) if answers else 0.0
     drifted = share >= settings.share
     # A window without requests says nothing: it neither goes on with a row of windows nor ends it.
     in_a_row = report.drifted_before + drifted if drifted or not window.requests.rows else 0
@@ -261,7 +264,7 @@ def drift_record(me: Worker, report: Report, window: Pane, known: Columns, detec
         rows=window.requests.rows,
         reference_rows=me.baseline.rows,
         columns=columns,
-        drifted_columns=sum(any(one.drifted for one in own) for own in answers.values()),
+        drifted_columns=drifted_columns,
         judged_columns=len(answers),
         share=share,
         share_threshold=settings.share,
@@ -286,26 +289,20 @@ def _evidence(column: ColumnDrift) -> float:
     return 0.0 if score is None else evidence(score, column.threshold, column.direction)
 
 
-def _corrected(columns: list[ColumnDrift]) -> list[ColumnDrift]:
+def _corrected(answered: list[tuple[DriftDetector, ColumnDrift]]) -> list[tuple[DriftDetector, ColumnDrift]]:
     """With the p-values of all columns adjusted for their number; distances are no tests and stay as they are.
 
     What drifted by its range and not by its p-value stays drifted.
     """
-    tests = [i for i, column in enumerate(columns) if column.direction == "p-value" and column.score is not None]
-    corrected = list(columns)
-    for i, q in zip(tests, adjusted([columns[i].score or 0.0 for i in tests]).tolist(), strict=True):
-        column = columns[i]
-        by_range = column.drifted and not _below(column.score or 0.0, column)
+    tests = [i for i, (_, one) in enumerate(answered) if one.direction == "p-value" and one.score is not None]
+    corrected = list(answered)
+    for i, q in zip(tests, adjusted([answered[i][1].score or 0.0 for i in tests]).tolist(), strict=True):
+        method, column = answered[i]
+        by_range = column.drifted and not method.is_drift(column.score or 0.0)
         # It only takes back: what a function of the user's calls no drift stays so.
-        drifted = column.drifted and (by_range or _below(q, column))
-        corrected[i] = msgspec.structs.replace(column, adjusted=q, drifted=drifted)
+        drifted = column.drifted and (by_range or method.is_drift(q))
+        corrected[i] = method, msgspec.structs.replace(column, adjusted=q, drifted=drifted)
     return corrected
-
-
-def _below(p: float, column: ColumnDrift) -> bool:
-    """Whether a p-value is drift by this column's method."""
-    strict = column.method in DRIFT and DRIFT[column.method].strict
-    return p < column.threshold or (p == column.threshold and not strict)
 
 
 def _traffic(me: Worker, window: Pane, *, final: bool) -> Iterator[TrafficDrift]:
