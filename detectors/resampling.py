@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.errors import NotApplicable
+from detectors.frequencies import Frequencies
 from detectors.statistics.column import ColumnSummary
 
 DRAWS = 1000
@@ -48,6 +49,12 @@ def countable(counts: NDArray[np.float64]) -> NDArray[np.int64]:
     """Counts as whole numbers, at most `MOST_COUNTED` together: more are all made smaller in proportion."""
     total = counts.sum()
     return np.floor(counts * (MOST_COUNTED / total) if total > MOST_COUNTED else counts).astype(np.int64)
+
+
+def tables(both: Frequencies) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """Counts of reference and window as whole numbers, and whether they are all of them."""
+    old, new = countable(both.reference), countable(both.window)
+    return old, new, both.exact and bool(old.sum() == both.reference.sum() and new.sum() == both.window.sum())
 
 
 def some_values(column: ColumnSummary, most: int) -> tuple[NDArray[np.float64], bool]:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from detectors.base import ColumnType, Direction, DriftDetector, Score
 from detectors.frequencies import by_category
-from detectors.resampling import DRAWS, countable, dealt
+from detectors.resampling import DRAWS, dealt, tables
 from detectors.statistics.column import ColumnSummary
 
 _TWO_VALUES = 2
@@ -65,9 +65,8 @@ class FisherExact(DriftDetector):
     @override
     def score(self, reference: ColumnSummary, window: ColumnSummary) -> Score:
         both = by_category(reference, window)
-        old, new = countable(both.reference), countable(both.window)
+        old, new, exact = tables(both)
         p, q = both.shares
-        exact = both.exact and bool(old.sum() == both.reference.sum() and new.sum() == both.window.sum())
         return Score(_p_value(old, new), exact, both.explain(np.abs(p - q)))
 
 

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from detectors.base import ColumnType, Direction, DriftDetector, Score
 from detectors.frequencies import by_category
-from detectors.resampling import countable, dealt
+from detectors.resampling import dealt, tables
 from detectors.statistics.column import ColumnSummary
 
 
@@ -62,8 +62,7 @@ class TotalVariation(DriftDetector):
     @override
     def score(self, reference: ColumnSummary, window: ColumnSummary) -> Score:
         both = by_category(reference, window)
-        old, new = countable(both.reference), countable(both.window)
-        exact = both.exact and bool(old.sum() == both.reference.sum() and new.sum() == both.window.sum())
+        old, new, exact = tables(both)
         together = old + new
 
         def far(counts: NDArray[np.int64]) -> NDArray[np.int64]:
