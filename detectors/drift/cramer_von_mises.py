@@ -44,8 +44,8 @@ class CramerVonMises(DriftDetector):
     Notes
     -----
     Misleads on features with common values when the samples are of unequal size: T grows with the cube of unequal groups of ties, so that a
-    window of the very same distribution may have p = 0 (`anderson` bears ties better, 7.6 % alarms at 5 % on a Poisson count, docs/honesty.md; `jensenshannon` counts them). In large windows it finds
-    differences too small to matter. P-values below about 1e-6 are rounding: the series is summed to terms of 1e-7.
+    window of the very same distribution may have p = 0 (`anderson` bears ties better, 7.6 % alarms at 5 % on a Poisson count,
+    docs/honesty.md; `jensenshannon` counts them). In large windows it finds differences too small to matter. P-values below about 1e-6 are rounding: the series is summed to terms of 1e-7.
     Nearest neighbours: `anderson` gives the tails more weight, `ks` takes the largest difference, `ed` integrates over the values instead of
     the ranks.
 
