@@ -1,13 +1,15 @@
 """Outlier scores that are the squared length of a linear map of the standardised numbers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from detectors.learned import FittedModel, Product, in_order
+from detectors.learned import FittedModel, ModelDetector, Product, Scale, in_order
 
 _RIDGE = 1e-9
 _CELLS = 2**20
@@ -72,6 +74,16 @@ class FittedQuadratic(FittedModel):
                 found = -(inverse * pull[rows[:, None], columns][:, None, :]).sum(axis=2)
                 z[rows[:, None], columns] = found
         return z
+
+
+class QuadraticDetector(ModelDetector):
+    """An outlier detector whose model is the matrix R; a subclass says what R is (`learnt` gives it as ``root``)."""
+
+    unit: ClassVar[str] = "squared standard deviations of the reference"
+
+    @override
+    def knowing(self, scale: Scale, threshold: float, model: Mapping[str, NDArray[np.float64]]) -> FittedQuadratic:
+        return FittedQuadratic(self.name, threshold, scale, model["root"])
 
 
 def correlations(z: NDArray[np.float64]) -> NDArray[np.float64]:

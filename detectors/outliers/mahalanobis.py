@@ -1,17 +1,15 @@
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from detectors.learned import ModelDetector, Scale
-from detectors.quadratic import FittedQuadratic, correlations
+from detectors.quadratic import QuadraticDetector, correlations
 
 _SMALLEST = 1e-6
 
 
-class Mahalanobis(ModelDetector):
+class Mahalanobis(QuadraticDetector):
     """Flags an instance whose numbers lie far from the mean of the reference, measured along its correlations.
 
     Score: the squared Mahalanobis distance ``d^2 = (x - mean)' S^-1 (x - mean)`` with mean and (population) covariance S of the
@@ -58,15 +56,9 @@ class Mahalanobis(ModelDetector):
     American Statistician 72(4).
     """
 
-    unit: ClassVar[str] = "squared standard deviations of the reference"
-
     name: Literal["mahalanobis"] = "mahalanobis"
 
     @override
     def learnt(self, z: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         values, vectors = np.linalg.eigh(correlations(z))
         return {"root": (vectors / np.sqrt(np.maximum(values, _SMALLEST))) @ vectors.T}
-
-    @override
-    def knowing(self, scale: Scale, threshold: float, model: Mapping[str, NDArray[np.float64]]) -> FittedQuadratic:
-        return FittedQuadratic(self.name, threshold, scale, model["root"])

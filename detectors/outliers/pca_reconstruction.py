@@ -1,16 +1,14 @@
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
-from detectors.learned import ModelDetector, Scale
-from detectors.quadratic import FittedQuadratic, correlations
+from detectors.quadratic import QuadraticDetector, correlations
 
 
-class PcaReconstruction(ModelDetector):
+class PcaReconstruction(QuadraticDetector):
     """Flags an instance that the main directions of the reference cannot reproduce.
 
     Score: ``|z - V V' z|^2``, the squared distance of the row z (in standard deviations of the reference) to the plane that the k
@@ -56,8 +54,6 @@ class PcaReconstruction(ModelDetector):
     Nelson, Taylor & MacGregor (1996), Missing data methods in PCA and PLS, Chemom. Intell. Lab. Syst. 35(1).
     """
 
-    unit: ClassVar[str] = "squared standard deviations of the reference"
-
     name: Literal["pca_reconstruction"] = "pca_reconstruction"
     explained: float = Field(0.95, gt=0, lt=1)
 
@@ -70,7 +66,3 @@ class PcaReconstruction(ModelDetector):
         k = min(int(np.searchsorted(share, self.explained - 1e-12)) + 1, len(values) - 1)
         left = vectors[:, : len(values) - k]
         return {"root": left @ left.T}
-
-    @override
-    def knowing(self, scale: Scale, threshold: float, model: Mapping[str, NDArray[np.float64]]) -> FittedQuadratic:
-        return FittedQuadratic(self.name, threshold, scale, model["root"])
