@@ -1,24 +1,13 @@
 import math
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from typing_extensions import override
 
-from detectors.sequential.base import Checks, Memory, SequentialDetector, kept, lowest, running
-
-
-class Side(msgspec.Struct):
-    """The cut of one side: the observation at which the mean, plus its bound, was at its lowest."""
-
-    best: float = float("inf")
-    """The lowest mean plus bound."""
-    n: int = 0
-    """Observations up to the cut."""
-    mean: float = 0.0
-    """Their mean."""
+from detectors.sequential.base import Checks, Memory, kept, lowest, running
+from detectors.sequential.hddm import Hddm, Side
 
 
 class HddmAMemory(Memory):
@@ -29,7 +18,7 @@ class HddmAMemory(Memory):
     down: Side = msgspec.field(default_factory=Side)
 
 
-class HddmA(SequentialDetector[HddmAMemory]):
+class HddmA(Hddm[HddmAMemory]):
     """HDDM, A-test: drift when the mean has risen above what Hoeffding's inequality allows since its most promising cut.
 
     The cut is the observation at which mean plus ``sqrt(ln(1 / drift_confidence) / 2n)`` was at its lowest, since the last alarm. With
@@ -71,19 +60,8 @@ class HddmA(SequentialDetector[HddmAMemory]):
     Frías-Blanco et al. (2015), IEEE Transactions on Knowledge and Data Engineering 27(3), 810-823.
     """
 
-    binary: ClassVar[bool] = True
-
     name: Literal["hddm_a"] = "hddm_a"
-    drift_confidence: float = Field(0.001, gt=0, lt=1)
-    warning_confidence: float = Field(0.005, gt=0, lt=1)
     two_sided_test: bool = False
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.warning_confidence < self.drift_confidence:
-            msg = f"warningConfidence is {self.warning_confidence}: at least driftConfidence, which is {self.drift_confidence}"
-            raise ValueError(msg)
-        return self
 
     @override
     def fresh(self) -> HddmAMemory:
