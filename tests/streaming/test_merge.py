@@ -12,6 +12,7 @@ import pytest
 from by_hand import Operator
 from toy import STARTED, monitor_of, worker_of
 
+from detectors.drift.ks import KolmogorovSmirnov
 from detectors.statistics.block import Block, Codes
 from detectors.statistics.table import summarise
 from streaming.fold import CLOCK, LATE, PANE
@@ -259,4 +260,5 @@ def test_a_correction_only_takes_drift_back():
         )  # fmt: skip
 
     given = [column("a", 0.001, drifted=False), column("b", 0.04, drifted=True), column("c", 0.9, drifted=True)]
-    assert [one.drifted for one in _corrected(given)] == [False, False, True]
+    answered = [(KolmogorovSmirnov(), one) for one in given]
+    assert [one.drifted for _, one in _corrected(answered)] == [False, False, True]
