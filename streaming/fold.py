@@ -185,13 +185,7 @@ class _Fold:
             if kept.block.rows:
                 by_detector = self._outliers(source, kept, decoded)
                 flagged = flagged + self._flagged_of_each_message(kept, by_detector.values())
-                self._summarise(source, kept.block, starts[kept.message])
-                scores = self._scores(kept.block) if source == "request" and me.models else None
-                if scores is not None:
-                    self._summarise("score", scores, starts[kept.message])
-                self._observe(source, kept, scores, by_detector, decoded.times, starts)
-                if source == "request" and me.plans.traffic:
-                    self._look_at_traffic(kept, starts)
+                self._add_rows(source, kept, by_detector, decoded.times[kept.message], starts[kept.message])
         for start, messages in _groups(starts, np.flatnonzero(good)):
             counted = replace(me.no_rows, messages=len(messages), outliers=int(flagged[messages].sum()))
             if start <= self.behind:
@@ -228,20 +222,59 @@ class _Fold:
         values = np.asfortranarray(values)
         return Block(values, np.isnan(values), keys=block.keys)
 
-    def _summarise(self, table: Table, block: Block, of_row: NDArray[np.int64]) -> None:
+    def _add_rows(
+        self,
+        source: Source,
+        rows: Rows,
+        flagged: dict[str, NDArray[np.int64]],
+        times: NDArray[np.int64],
+        starts: NDArray[np.int64],
+    ) -> None:
         """Add each pane's part of the rows to its partial summary.
 
         Parameters
         ----------
-        of_row
-            (rows,) start of each row's pane.
+        flagged
+            Outlier detector -> the rows that it flags.
+        times, starts
+            (rows,) event time of each row, and start of its pane.
         """
-        me = self.me
-        plan = me.plans.of(table)
-        whole = len(of_row) and of_row.min() == of_row.max()
-        groups = [(int(of_row[0]), slice(None))] if whole else _groups(of_row, np.arange(len(of_row)))
+        me, block = self.me, rows.block
+        tables: dict[Table, Block] = {source: block}
+        if source == "request" and me.models:
+            tables["score"] = self._scores(block)
+        series = [self._numbers(one, tables, flagged) for one in me.series]
+        clients = self._clients(rows) if source == "request" and me.plans.traffic else None
+        whole = starts.min() == starts.max()
+        groups = [(int(starts[0]), slice(None))] if whole else _groups(starts, np.arange(len(starts)))
         for start, picked in groups:
-            self._add(start, me.no_rows.with_table(table, summarise(plan, block if whole else block.take(picked))))
+            pane = me.no_rows
+            for table, numbers in tables.items():
+                pane = pane.with_table(table, summarise(me.plans.of(table), numbers if whole else numbers.take(picked)))
+            if series:
+                pane = replace(pane, observations=self._observed(series, block, times, picked))
+            if source == "request" and me.plans.traffic:
+                requests, senders = (
+                    self._looked_at(block).take(picked),
+                    None if clients is None else clients.take(picked),
+                )
+                states = tuple(detector.observe(requests, senders) for detector in me.plans.traffic)
+                pane = replace(pane, traffic=states)
+            self._add(start, pane)
+
+    def _observed(
+        self,
+        series: Sequence[NDArray[np.float64] | None],
+        block: Block,
+        times: NDArray[np.int64],
+        picked: NDArray[np.int64] | slice,
+    ) -> tuple[Observations, ...]:
+        """Some rows' part of the numbers that sequential detectors watch; nothing of series that are not of this source."""
+        assert block.keys is not None  # rows have keys when series are watched
+        when, keys = times[picked], block.keys[picked]
+        return tuple(
+            Observations.none() if numbers is None else Observations(when, keys, numbers[picked]) for numbers in series
+        )
 
     def _outliers(self, source: Source, rows: Rows, decoded: Decoded) -> dict[str, NDArray[np.int64]]:
         """Detector -> the rows that it flags; their records are noted."""
@@ -260,15 +293,9 @@ class _Fold:
             return np.zeros(self.batch.num_rows, np.int64)
         return np.bincount(rows.message[np.unique(np.concatenate(some))], minlength=self.batch.num_rows)
 
-    def _look_at_traffic(self, rows: Rows, starts: NDArray[np.int64]) -> None:
-        """Add what the traffic detectors keep of each pane."""
-        me = self.me
-        clients = self._clients(rows)
-        looked_at = replace(rows.block, categorical=tuple(rows.block.categorical[j] for j in me.traffic_columns))
-        for start, picked in _groups(starts[rows.message], np.arange(rows.block.rows)):
-            block, senders = looked_at.take(picked), None if clients is None else clients.take(picked)
-            states = tuple(detector.observe(block, senders) for detector in me.plans.traffic)
-            self._add(start, replace(me.no_rows, traffic=states))
+    def _looked_at(self, block: Block) -> Block:
+        """The columns of requests that traffic detectors are shown."""
+        return replace(block, categorical=tuple(block.categorical[j] for j in self.me.traffic_columns))
 
     def _clients(self, rows: Rows) -> Codes | None:
         """Who sent each row, where the ModelMonitor says how to tell."""
@@ -289,42 +316,20 @@ class _Fold:
         else:
             self.out.add(start, pane)
 
-    def _observe(
-        self,
-        source: Source,
-        rows: Rows,
-        scores: Block | None,
-        flagged: dict[str, NDArray[np.int64]],
-        times: NDArray[np.int64],
-        starts: NDArray[np.int64],
-    ) -> None:
-        """Add each pane's part of the numbers that sequential detectors watch."""
-        me = self.me
-        if not me.series:
-            return
-        columns = [self._numbers(series, source, rows.block, scores, flagged) for series in me.series]
-        assert rows.block.keys is not None  # rows have keys when series are watched
-        none = Observations.none()
-        for start, picked in _groups(starts[rows.message], np.arange(rows.block.rows)):
-            when, keys = times[rows.message[picked]], rows.block.keys[picked]
-            seen = tuple(none if numbers is None else Observations(when, keys, numbers[picked]) for numbers in columns)
-            self._add(start, replace(me.no_rows, observations=seen))
-
     def _numbers(
-        self, series: Series, source: Source, block: Block, scores: Block | None, flagged: dict[str, NDArray[np.int64]]
+        self, series: Series, tables: dict[Table, Block], flagged: dict[str, NDArray[np.int64]]
     ) -> NDArray[np.float64] | None:
-        """(rows,) a series' number of each instance; None where it is not of this source."""
+        """(rows,) a series' number of each instance; None where it is not of these tables."""
         if series.outliers is not None:
-            if source != "request":
+            if "request" not in tables:
                 return None
-            ones = np.zeros(block.rows)
+            ones = np.zeros(tables["request"].rows)
             ones[flagged[series.outliers]] = 1.0
             return ones
-        for table, numbers in ((source, block), ("score", scores)):
-            if numbers is not None:
-                names = [column.name for column in self.me.schema(table).numeric]  # type: ignore[arg-type]
-                if series.column in names:
-                    return numbers.numeric[:, names.index(series.column)]
+        for table, block in tables.items():
+            names = [column.name for column in self.me.schema(table).numeric]
+            if series.column in names:
+                return block.numeric[:, names.index(series.column)]
         return None
 
     def _record(self, source: Source, detector: str, flagged: Flagged, rows: Rows, decoded: Decoded) -> None:
