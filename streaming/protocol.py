@@ -63,6 +63,10 @@ class Reason(StrEnum):
     """An instance or a tensor with another number of values than the model has columns."""
     WRONG_TYPE = "wrong_type"
     """A value that its column cannot hold: text for a number, a list for a category."""
+    NO_LABEL = "no_label"
+    """A message of the labels topic that holds no label."""
+    UNMATCHED_LABEL = "unmatched_label"
+    """No prediction came for this label while it waited. Said by the operator, not by the decoder."""
     LATE = "late"
     """Its window was closed already when it came. Said by the fold, not by the decoder."""
     INTERNAL = "internal"
@@ -110,15 +114,7 @@ class Event:
                 Reason.UNKNOWN_MODEL,
                 f"inference service {shown(self.service)} is not {expected_service!r}, which this monitor watches",
             )
-        if not isinstance(self.id, str) or not self.id or not is_unicode(self.id):
-            raise Refused(
-                Reason.NO_ID, f"id {shown(self.id)} is not the id of a request: send a text that is not empty"
-            )
-        if len(self.id) > LONGEST_ID:
-            raise Refused(
-                Reason.BAD_ID,
-                f"id {shown(self.id)} has {len(self.id)} characters: send one of at most {LONGEST_ID}",
-            )
+        checked_id(self.id)
         if self.milliseconds is None:
             raise Refused(
                 Reason.BAD_TIME,
@@ -126,6 +122,24 @@ class Event:
                 "a CloudEvent RFC 3339",
             )
         return "request" if self.kind == "request" else "response"
+
+
+def checked_id(value: Any) -> str:
+    """The id of a request.
+
+    Raises
+    ------
+    Refused
+        For what is none, as no id or as bad id.
+    """
+    if not isinstance(value, str) or not value or not is_unicode(value):
+        raise Refused(Reason.NO_ID, f"id {shown(value)} is not the id of a request: send a text that is not empty")
+    if len(value) > LONGEST_ID:
+        raise Refused(
+            Reason.BAD_ID,
+            f"id {shown(value)} has {len(value)} characters: send one of at most {LONGEST_ID}",
+        )
+    return value
 
 
 # Text, JSON and time --------------------------------------------------------------------------------------------------
