@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -15,14 +15,36 @@ from detectors.statistics.ruler import Ruler
 from detectors.statistics.sample import RowSample
 from detectors.statistics.table import Plan
 from reference.schema import Column, Model, Schema
+from reference.segments import Segments
 
 Source = Literal["request", "response"]
 SOURCES: tuple[Source, ...] = ("request", "response")
 Table = Literal["request", "response", "score"]
 """What is summed up of a window: the instances, the predictions, and the scores that outlier models give the instances."""
-_MAGIC = b"DLB2"
+_MAGIC = b"DLB3"
 FEW_VALUES = 20
 """A numeric column with at most so many distinct values is counted value by value, as Evidently treats it."""
+FEWEST_ROWS = 100
+"""A segment with fewer rows in the reference is compared with nothing: chance alone would look like drift."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One segment of the reference: its own rows, counted on the rulers and lists of the whole."""
+
+    rows: int
+    request: dict[str, ColumnSummary]
+    """Feature -> its summary."""
+    response: dict[str, ColumnSummary]
+    """Prediction -> its summary; only those that the training table had."""
+    score: dict[str, ColumnSummary] = field(default_factory=dict)
+    """Learnt outlier detector -> summary of its scores; none when fewer than 100 of the rows that it has not seen are in this segment."""
+    apart: tuple[str, ...] | None = None
+    """Of the segment of all other rows: the values that it was without. Its windows must be without the same."""
+
+    def columns(self, source: Table) -> dict[str, ColumnSummary]:
+        """Of the features, of the predictions, or of the outlier models' scores."""
+        return {"request": self.request, "response": self.response, "score": self.score}[source]
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,8 @@ class Baseline:
     """Key of a learnt outlier detector -> its model."""
     samples: dict[Source, RowSample] = field(default_factory=dict, compare=False)
     """Some rows of the features, and of the predictions."""
+    segments: dict[str, Part] = field(default_factory=dict)
+    """Name of a segment -> its part of the reference."""
     created: str = field(default="", compare=False)
     """RFC 3339; not part of the version."""
 
@@ -76,6 +100,34 @@ class Baseline:
             *self.lacking(model.request_schema, "request"),
             *(text for text in self.lacking(model.response_schema, "response") if "is missing" not in text),
         ]
+
+    def parts(self, segments: Segments) -> dict[str, Part]:
+        """The references of the segments that are compared with one."""
+        without = self.without_reference(segments)
+        names = [name for division in segments.divisions(self.request) for name in division.names]
+        return {name: self.segments[name] for name in names if name not in without}
+
+    def without_reference(self, segments: Segments) -> dict[str, str]:
+        """The segments whose windows are compared with nothing, and why, in words."""
+        reasons = {}
+        for division in segments.divisions(self.request):
+            label = division.by.label
+            for name in division.names:
+                part = self.segments.get(name)
+                if division.by.header is not None:
+                    reasons[name] = f"the training table has no header {label!r}, so this segment has no reference"
+                elif part is None:
+                    reasons[name] = "the baseline was built without this segment: build it anew"
+                elif name == division.rest and frozenset(part.apart or ()) != frozenset(division.values):
+                    reasons[name] = (
+                        f"the baseline was built with segments of other values of {label!r}, so the rest was another one: "
+                        "build it anew"
+                    )
+                elif part.rows < FEWEST_ROWS:
+                    reasons[name] = (
+                        f"this segment has {part.rows} rows in the reference, fewer than {FEWEST_ROWS}: too few to compare with"
+                    )
+        return reasons
 
     def plan(self, schema: Schema, source: Table, *, percentiles: bool = True, comoments: bool = True) -> Plan:
         """What is counted of the columns of a schema, on this baseline's rulers.
@@ -126,6 +178,7 @@ class Baseline:
                 for key, model in sorted(self.models.items())
             },
             "samples": {source: (sample.size, *sample.packed()) for source, sample in sorted(self.samples.items())},
+            "segments": [(name, _pack_part(part)) for name, part in self.segments.items()],
         }
         return msgspec.msgpack.encode(body)
 
@@ -152,6 +205,8 @@ class Baseline:
                 comoments = CoMoments(n, means, np.frombuffer(c).reshape(len(means), len(means)))
             samples = {source: _unpacked_sample(*packed) for source, packed in body["samples"].items()}
             response = {column.name: column for column in map(_unpack, body["response"])}
+            score = {column.name: column for column in map(_unpack, body["score"])}
+            whole: dict[Table, dict[str, ColumnSummary]] = {"request": request, "response": response, "score": score}
             return cls(
                 model=body["model"],
                 model_version=body["modelVersion"],
@@ -159,12 +214,13 @@ class Baseline:
                 request=with_sample(request, samples.get("request")),
                 response=with_sample(response, samples.get("response")),
                 comoments=comoments,
-                score={column.name: column for column in map(_unpack, body["score"])},
+                score=score,
                 models={
                     key: {name: np.frombuffer(data).reshape(shape) for name, (shape, data) in model.items()}
                     for key, model in body["models"].items()
                 },
                 samples=samples,
+                segments={name: _unpack_part(part, whole) for name, part in body["segments"]},
                 created=created,
             )
         except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
@@ -227,6 +283,36 @@ def _pack(column: ColumnSummary) -> dict[str, Any]:
     if packed["counts"] is not None:
         packed["counts"] = sorted(packed["counts"].items())
     return packed
+
+
+def _pack_part(part: Part) -> tuple[int, dict[str, list[dict[str, Any]]], tuple[str, ...] | None]:
+    """Without the rulers, which are those of the whole, and without what the values tell."""
+    tables: dict[str, list[dict[str, Any]]] = {"request": [], "response": [], "score": []}
+    for table, columns in tables.items():
+        for column in part.columns(cast("Table", table)).values():
+            bare = replace(column, ruler=None)
+            if column.values is not None:
+                bare = replace(bare, bins=None, sums=None)
+            columns.append(_pack(bare) | {"sample": None if column.sample is None else column.sample.tobytes()})
+    return part.rows, tables, part.apart
+
+
+def _unpack_part(packed: Any, whole: dict[Table, dict[str, ColumnSummary]]) -> Part:
+    rows, tables, apart = packed
+    columns: dict[str, dict[str, ColumnSummary]] = {}
+    for table, of_whole in whole.items():
+        columns[table] = {}
+        for each in tables[table]:
+            sample = each.pop("sample")
+            column = replace(_unpack(each), sample=None if sample is None else np.frombuffer(sample))
+            ruler = of_whole[column.name].ruler
+            if ruler is not None:
+                column = replace(column, ruler=ruler)
+                if column.values is not None:
+                    bins, places = ruler.tally(column.values)
+                    column = replace(column, bins=bins, sums=ruler.sums(bins, places))
+            columns[table][column.name] = column
+    return Part(rows, **columns, apart=None if apart is None else tuple(apart))
 
 
 def _unpack(packed: dict[str, Any]) -> ColumnSummary:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -17,11 +18,16 @@ from detectors.statistics.comoments import CoMoments
 from detectors.statistics.ruler import Ruler
 from detectors.statistics.sample import RowSample, mixed
 from detectors.statistics.table import Plan, TableSummary, summarise
-from reference.baseline import FEW_VALUES, Baseline, Source, with_sample
+from reference.baseline import FEW_VALUES, Baseline, Source, Table, with_sample
 from reference.errors import UnusableData
+from reference.parts import Counted, parts_of
 from reference.schema import Column, Model, Schema
+from reference.segments import Segments
 from reference.settings import Reference
 from reference.table import blocks
+
+Progress = Callable[[float], None]
+_UNDIVIDED = Segments()
 
 
 def build(
@@ -29,7 +35,9 @@ def build(
     model: Model,
     settings: Reference,
     learned: Sequence[LearnedOutlierDetector] = (),
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = lambda _: None,
+    *,
+    segments: Segments = _UNDIVIDED,
 ) -> Baseline:
     """The baseline of a training table.
 
@@ -41,6 +49,9 @@ def build(
         Outlier detectors whose models are learnt from the features.
     progress
         Told the share that is done, 0 to 1.
+    segments
+        What the reference is divided by, besides. A segment of one feature's keeps its single values while it has at most
+        `raw_rows` divided by the number of that feature's segments, but at least 1,000; beyond, so many that are chosen at random.
 
     Raises
     ------
@@ -57,15 +68,23 @@ def build(
         raise UnusableData(msg)
     predictions = Schema(tuple(column for column in model.predictions if column.name in table.column_names))
     features, outputs = list(blocks(table, model.request_schema)), list(blocks(table, predictions))
-    counting = 0.5 if learned else 0.9
-    request, comoments = _columns(features, model.request_schema, settings, lambda done: progress(done * counting))
-    response, _ = _columns(outputs, predictions, settings, lambda done: progress(counting + done * 0.1))
+    columns = len(model.features) + len(predictions)
+    entries = sum(by.feature is not None for by in segments.by)
+    of_request, of_response, of_models, of_segments = _stages(
+        progress, len(model.features), len(predictions), columns if learned else 0, columns * entries
+    )
+    request, comoments = _columns(features, model.request_schema, settings, of_request)
+    response, _ = _columns(outputs, predictions, settings, of_response)
     samples: dict[Source, RowSample] = {"request": _sample(features, settings.sample_rows)}
     if len(predictions):
         samples["response"] = _sample(outputs, settings.sample_rows)
-    models, score = _models(
-        features, model.request_schema, request, settings, learned, lambda done: progress(counting + 0.1 + done * 0.4)
-    )
+    models, scores = _models(features, model.request_schema, request, settings, learned, of_models)
+    tables: dict[Table, Counted] = {
+        "request": Counted(model.request_schema, features, request),
+        "response": Counted(predictions, outputs, response),
+        "score": scores,
+    }
+    divisions = [division for division in segments.divisions(request) if division.by.feature is not None]
     assert model.name is not None  # a ModelMonitor fills it in
     return Baseline(
         model.name,
@@ -74,11 +93,21 @@ def build(
         with_sample(request, samples.get("request")),
         with_sample(response, samples.get("response")),
         comoments,
-        score,
+        dict(scores.whole),
         models,
         samples,
+        parts_of(tables, divisions, settings.raw_rows, of_segments) if divisions else {},
         created=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     )
+
+
+def _stages(progress: Progress, *costs: int) -> list[Progress]:
+    """For stages that follow one another, what each tells the share to that it has done itself."""
+
+    def tell(before: int, cost: int, done: float) -> None:
+        progress((before + done * cost) / sum(costs))
+
+    return [partial(tell, sum(costs[:place]), cost) for place, cost in enumerate(costs)]
 
 
 def _sample(parts: Sequence[Block], size: int) -> RowSample:
@@ -103,11 +132,12 @@ def _models(
     known: dict[str, ColumnSummary],
     settings: Reference,
     learned: Sequence[LearnedOutlierDetector],
-    progress: Callable[[float], None],
-) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, ColumnSummary]]:
-    """The outlier models by their keys, and the summaries of the scores that they give rows they have not seen."""
+    progress: Progress,
+) -> tuple[dict[str, dict[str, NDArray[np.float64]]], Counted]:
+    """The outlier models by their keys, and the scores that they give rows they have not seen."""
+    made = Schema(tuple(Column(name=detector.name, type="numeric") for detector in learned))
     if not learned:
-        return {}, {}
+        return {}, Counted(made, [], {})
     numbers = [Block(part.numeric, part.missing) for part in parts]
     rows = _sample(numbers, settings.learning_rows).numeric
     kept_back = max(int(len(rows) * _UNSEEN), 1)
@@ -125,13 +155,14 @@ def _models(
         models[detector.key] = model
         progress(done / len(learned))
     values = np.asfortranarray(np.column_stack(scores))
-    made = Schema(tuple(Column(name=detector.name, type="numeric") for detector in learned))
-    summaries, _ = _columns([Block(values, np.isnan(values))], made, settings, lambda _: None)
-    return models, summaries
+    block = Block(values, np.isnan(values))
+    summaries, _ = _columns([block], made, settings, lambda _: None)
+    shuffled = np.argsort(mixed(np.arange(sum(part.rows for part in parts), dtype=np.uint64)))  # as `_sample` does
+    return models, Counted(made, [block], summaries, shuffled[:kept_back])
 
 
 def _columns(
-    parts: Sequence[Block], schema: Schema, settings: Reference, progress: Callable[[float], None]
+    parts: Sequence[Block], schema: Schema, settings: Reference, progress: Progress
 ) -> tuple[dict[str, ColumnSummary], CoMoments | None]:
     """The summary of every column of one schema."""
     if not len(schema):

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from detectors.statistics.column import ColumnSummary
-from reference.baseline import Baseline
+from reference.baseline import FEWEST_ROWS, Baseline, Part
 
 QUARTILES = {"p25": 0.25, "p50": 0.5, "p75": 0.75}
 TOP = 5
 """How many of the most frequent categories are told."""
 
 
-def describe(baseline: Baseline) -> list[dict[str, Any]]:
+def describe(baseline: Baseline | Part) -> list[dict[str, Any]]:
     """One row a column, features first; what a column has not (the mean of a categorical one) is None.
 
     Percentiles are exact while the baseline keeps every value; beyond, each is the mark of the ruler at or above it.
@@ -22,6 +22,19 @@ def describe(baseline: Baseline) -> list[dict[str, Any]]:
         _row(source, column)
         for source, columns in (("request", baseline.request), ("response", baseline.response))
         for column in columns.values()
+    ]
+
+
+def describe_segments(baseline: Baseline) -> list[dict[str, Any]]:
+    """One row a segment that the baseline was built with; `describe` tells of the columns of one."""
+    return [
+        {
+            "segment": name,
+            "rows": part.rows,
+            "share": part.rows / baseline.rows,
+            "compared": part.rows >= FEWEST_ROWS,
+        }
+        for name, part in baseline.segments.items()
     ]
 
 
