@@ -1,0 +1,1 @@
+"""Performance of a model: sums that add as labels come, and an estimate before they do."""
