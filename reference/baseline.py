@@ -39,6 +39,8 @@ class Part:
     """Prediction -> its summary; only those that the training table had."""
     score: dict[str, ColumnSummary] = field(default_factory=dict)
     """Learnt outlier detector -> summary of its scores; none when fewer than 100 of the rows that it has not seen are in this segment."""
+    performance: bytes | None = None
+    """As that of the whole; None where too few rows have a prediction and a label."""
     apart: tuple[str, ...] | None = None
     """Of the segment of all other rows: the values that it was without. Its windows must be without the same."""
 
@@ -71,6 +73,8 @@ class Baseline:
     """Some rows of the features, and of the predictions."""
     segments: dict[str, Part] = field(default_factory=dict)
     """Name of a segment -> its part of the reference."""
+    performance: bytes | None = None
+    """How well the model did, as `detectors.performance.estimate.ReferencePerformance` writes it; None where the training table had no labels."""
     created: str = field(default="", compare=False)
     """RFC 3339; not part of the version."""
 
@@ -179,6 +183,7 @@ class Baseline:
             },
             "samples": {source: (sample.size, *sample.packed()) for source, sample in sorted(self.samples.items())},
             "segments": [(name, _pack_part(part)) for name, part in self.segments.items()],
+            "performance": self.performance,
         }
         return msgspec.msgpack.encode(body)
 
@@ -221,6 +226,7 @@ class Baseline:
                 },
                 samples=samples,
                 segments={name: _unpack_part(part, whole) for name, part in body["segments"]},
+                performance=body["performance"],
                 created=created,
             )
         except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
@@ -285,7 +291,7 @@ def _pack(column: ColumnSummary) -> dict[str, Any]:
     return packed
 
 
-def _pack_part(part: Part) -> tuple[int, dict[str, list[dict[str, Any]]], tuple[str, ...] | None]:
+def _pack_part(part: Part) -> tuple[Any, ...]:
     """Without the rulers, which are those of the whole, and without what the values tell."""
     tables: dict[str, list[dict[str, Any]]] = {"request": [], "response": [], "score": []}
     for table, columns in tables.items():
@@ -294,11 +300,11 @@ def _pack_part(part: Part) -> tuple[int, dict[str, list[dict[str, Any]]], tuple[
             if column.values is not None:
                 bare = replace(bare, bins=None, sums=None)
             columns.append(_pack(bare) | {"sample": None if column.sample is None else column.sample.tobytes()})
-    return part.rows, tables, part.apart
+    return part.rows, tables, part.performance, part.apart
 
 
 def _unpack_part(packed: Any, whole: dict[Table, dict[str, ColumnSummary]]) -> Part:
-    rows, tables, apart = packed
+    rows, tables, performance, apart = packed
     columns: dict[str, dict[str, ColumnSummary]] = {}
     for table, of_whole in whole.items():
         columns[table] = {}
@@ -312,7 +318,7 @@ def _unpack_part(packed: Any, whole: dict[Table, dict[str, ColumnSummary]]) -> P
                     bins, places = ruler.tally(column.values)
                     column = replace(column, bins=bins, sums=ruler.sums(bins, places))
             columns[table][column.name] = column
-    return Part(rows, **columns, apart=None if apart is None else tuple(apart))
+    return Part(rows, **columns, performance=performance, apart=None if apart is None else tuple(apart))
 
 
 def _unpack(packed: dict[str, Any]) -> ColumnSummary:

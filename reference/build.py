@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from detectors.base import FittingColumn, LearnedOutlierDetector
 from detectors.errors import NotApplicable
+from detectors.performance.settings import Performance
 from detectors.statistics.block import Block
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.comoments import CoMoments
@@ -21,6 +22,7 @@ from detectors.statistics.table import Plan, TableSummary, summarise
 from reference.baseline import FEW_VALUES, Baseline, Source, Table, with_sample
 from reference.errors import UnusableData
 from reference.parts import Counted, parts_of
+from reference.performance import Labelled
 from reference.schema import Column, Model, Schema
 from reference.segments import Segments
 from reference.settings import Reference
@@ -38,6 +40,7 @@ def build(
     progress: Progress = lambda _: None,
     *,
     segments: Segments = _UNDIVIDED,
+    performance: Performance | None = None,
 ) -> Baseline:
     """The baseline of a training table.
 
@@ -52,12 +55,14 @@ def build(
     segments
         What the reference is divided by, besides. A segment of one feature's keeps its single values while it has at most
         `raw_rows` divided by the number of that feature's segments, but at least 1,000; beyond, so many that are chosen at random.
+    performance
+        When it names a label, the table has that column, and what the model predicted.
 
     Raises
     ------
     UnusableData
-        When the table has no rows, lacks a feature, holds text where the model says numeric, or is too small or too plain for
-        an outlier model.
+        When the table has no rows, lacks a feature or what `performance` asks for, holds text where the model says numeric, or is too small
+        or too plain for an outlier model.
     """
     absent = [column.name for column in model.features if column.name not in table.column_names]
     if absent:
@@ -68,6 +73,7 @@ def build(
         raise UnusableData(msg)
     predictions = Schema(tuple(column for column in model.predictions if column.name in table.column_names))
     features, outputs = list(blocks(table, model.request_schema)), list(blocks(table, predictions))
+    labelled = None if performance is None else Labelled.of(performance, model, table, predictions, outputs)
     columns = len(model.features) + len(predictions)
     entries = sum(by.feature is not None for by in segments.by)
     of_request, of_response, of_models, of_segments = _stages(
@@ -96,9 +102,18 @@ def build(
         dict(scores.whole),
         models,
         samples,
-        parts_of(tables, divisions, settings.raw_rows, of_segments) if divisions else {},
+        parts_of(tables, divisions, settings.raw_rows, labelled, of_segments) if divisions else {},
+        None if labelled is None else _performance(labelled),
         created=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     )
+
+
+def _performance(labelled: Labelled) -> bytes:
+    try:
+        return labelled.learnt()
+    except NotApplicable as error:
+        msg = f"performance.label: {error}"
+        raise UnusableData(msg) from None
 
 
 def _stages(progress: Progress, *costs: int) -> list[Progress]:

@@ -1,6 +1,7 @@
 """The reference, segment by segment: the rows of each, counted on the rulers and lists of the whole."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
@@ -8,11 +9,13 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.errors import NotApplicable
 from detectors.statistics.block import Block, Codes
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.sample import mixed
 from detectors.statistics.table import summarise
 from reference.baseline import FEWEST_ROWS, Part, Table, plan_of
+from reference.performance import Labelled
 from reference.schema import Column, Schema
 from reference.segments import Division
 
@@ -35,6 +38,7 @@ def parts_of(
     tables: Mapping[Table, Counted],
     divisions: Sequence[Division],
     raw_rows: int,
+    labelled: Labelled | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Part]:
     """The part of each segment, by its name.
@@ -48,6 +52,8 @@ def parts_of(
         Of requests always; of responses and of scores where there are any.
     divisions
         By features of the requests.
+    labelled
+        Predictions and labels of the training table, where performance is learnt.
     """
     named = [column.name for column in tables["request"].schema.categorical]
     every = []
@@ -60,6 +66,7 @@ def parts_of(
         name: {"request": {}, "response": {}, "score": {}} for division in divisions for name in division.names
     }
     sizes: dict[str, int] = {}
+    performance: dict[str, bytes] = {}
     done, total = 0, sum(len(counted.schema) for counted in tables.values())
     for table, counted in tables.items():
         if not len(counted.schema):
@@ -71,6 +78,7 @@ def parts_of(
         if table == "request":
             for group, division in zip(groups, divisions, strict=True):
                 sizes |= zip(division.names, group.sizes, strict=True)
+                performance |= _performance(division.names, group, labelled)
         for column in counted.schema.columns:
             read = _numeric(column, counted) if column.type == "numeric" else _categorical(column, counted)
             for group, division in zip(groups, divisions, strict=True):
@@ -80,10 +88,25 @@ def parts_of(
             done += 1
             progress(done / total)
     return {
-        name: Part(sizes[name], **columns[name], apart=division.values if name == division.rest else None)
+        name: Part(
+            sizes[name],
+            **columns[name],
+            performance=performance.get(name),
+            apart=division.values if name == division.rest else None,
+        )
         for division in divisions
         for name in division.names
     }
+
+
+def _performance(names: Sequence[str], groups: "_Groups", labelled: Labelled | None) -> dict[str, bytes]:
+    """That of the segments with enough rows."""
+    found = {}
+    for name, (begin, end) in zip(names, groups.bounds, strict=True):
+        if labelled is not None and end - begin >= FEWEST_ROWS:
+            with suppress(NotApplicable):
+                found[name] = labelled.learnt(groups.order[begin:end])
+    return found
 
 
 @dataclass(frozen=True)

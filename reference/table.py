@@ -19,8 +19,8 @@ _NO_NUMBER = pa.csv.ConvertOptions().null_values
 """What may stand in a numeric column of a CSV file where there is none: nothing, NA, null, NaN."""
 
 
-def read_table(path: Path, model: Model) -> pa.Table:
-    """The model's columns of a Parquet or CSV file, as far as it has them.
+def read_table(path: Path, model: Model, label: Column | None = None) -> pa.Table:
+    """The model's columns of a Parquet or CSV file, and that of labels where there is one, as far as it has them.
 
     A CSV file has no types of its own, so the model's are taken: a category is the text that stands in the file (007,
     True and NA are just that; only an empty field without quotes is missing), and a number is a double.
@@ -33,7 +33,7 @@ def read_table(path: Path, model: Model) -> pa.Table:
     if not path.is_file():
         msg = f"no training table at {path}: give a Parquet or CSV file with --data"
         raise UnusableData(msg)
-    columns = (*model.features, *model.predictions)
+    columns = (*model.features, *model.predictions, *(() if label is None else (label,)))
     wanted = {column.name for column in columns}
     suffix = path.suffix.lower()
     try:
