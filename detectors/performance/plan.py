@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -60,7 +60,7 @@ class PerformancePlan:
     """The prediction's column is the probability of the class 0, which is predicted from here on; everything else is one class."""
     ranked: bool = False
     """Whether scores are counted, for rocAuc."""
-    marks: tuple[float, ...] = ()
+    marks: tuple[float, ...] = field(default=(), repr=False)
     """Ascending: scores are counted from mark to mark; empty unless `ranked`."""
     centre: float = 0.0
     """Near the labels' mean: from where labels are measured in standard errors."""
@@ -120,7 +120,9 @@ class PerformancePlan:
     @cached_property
     def fingerprint(self) -> bytes:
         """8 bytes that differ when two plans do not count the same."""
-        return hashlib.blake2b(repr(self).encode(errors="backslashreplace"), digest_size=8).digest()
+        digest = hashlib.blake2b(repr(self).encode(errors="backslashreplace"), digest_size=8)
+        digest.update(self.ascending.tobytes())
+        return digest.digest()
 
     @cached_property
     def scored(self) -> NDArray[np.int64]:

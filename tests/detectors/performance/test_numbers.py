@@ -98,7 +98,7 @@ def test_a_class_that_is_never_predicted_or_never_happens_counts_as_by_scikit_le
 def test_the_positive_class_against_the_rest(positive):
     section = Performance(metrics=("precision", "recall", "f1", "tpr", "tnr", "fpr", "fnr"), positive=positive)
     found = measured(section, GUESS, TRUTH, classes=("c",))
-    y, z = TRUTH == positive, GUESS == positive
+    y, z = positive == TRUTH, positive == GUESS
     (tn, fp), (fn, tp) = sk.confusion_matrix(y, z)
     assert found == pytest.approx(
         {
@@ -172,8 +172,8 @@ def test_a_number_may_be_the_probability_of_a_class(threshold):
     section = Performance(metrics=names, threshold=threshold, positive="1")
     plan = PerformancePlan.of(section, [("risk", "numeric")])
     block = Block(SCORE[:, None], np.isnan(SCORE[:, None]))
-    labels = plan.labels([int(yes) for yes in YES], lambda value: str(value))
-    guess = SCORE >= threshold
+    labels = plan.labels([int(yes) for yes in YES], str)
+    guess = threshold <= SCORE
     assert summarise(plan, plan.encode(block, ["risk"], []), labels).metrics(names) == pytest.approx(
         {
             "accuracy": sk.accuracy_score(YES, guess),
