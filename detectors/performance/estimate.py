@@ -46,10 +46,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.errors import IncompatibleSummaries, NotApplicable, SummaryFormatError
+from detectors.performance.binary import decoded, packed, unpacked
 from detectors.performance.metrics import Totals, measured
 from detectors.performance.plan import PerformancePlan
-from detectors.performance.settings import Task
-from detectors.performance.sums import Packed, PerformanceSums, decoded, packed, summarise, unpacked
+from detectors.performance.sums import Packed, PerformanceSums, summarise
 
 MAX_BINS = 50
 MIN_ROWS = 20
@@ -119,20 +119,7 @@ class ReferencePerformance:
 
     def to_bytes(self) -> bytes:
         """The binary form: magic and version, then MessagePack: the plan, and the sums of each bin."""
-        plan = self.plan
-        body = _Reference(
-            plan.task,
-            plan.prediction,
-            plan.columns,
-            plan.classes,
-            plan.positive,
-            plan.threshold,
-            plan.ranked,
-            np.array(plan.marks, np.float64).tobytes(),
-            plan.centre,
-            self.edges.tobytes(),
-            [sums.packed() for sums in self.bins],
-        )
+        body = _Reference(self.plan.to_bytes(), self.edges.tobytes(), [sums.packed() for sums in self.bins])
         return _OF_REFERENCE + msgspec.msgpack.encode(body)
 
     @classmethod
@@ -145,25 +132,10 @@ class ReferencePerformance:
             When these are not the bytes of a reference's performance of this version.
         """
         body = decoded(data, _OF_REFERENCE, _Reference, "the sums of a reference")
-        try:
-            marks, edges = tuple(np.frombuffer(body.marks).tolist()), np.frombuffer(body.edges)
-        except ValueError as error:
-            msg = f"these {len(data)} bytes are not the whole sums of a reference: {error}"
-            raise SummaryFormatError(msg) from None
-        plan = PerformancePlan(
-            body.task,
-            body.prediction,
-            body.columns,
-            body.classes,
-            body.positive,
-            body.threshold,
-            body.ranked,
-            marks,
-            body.centre,
-        )
-        if len(body.bins) != len(edges) + 1:
-            msg = f"these {len(data)} bytes are of {len(body.bins)} bins, but {len(edges)} edges between them"
+        if len(body.edges) != 8 * (len(body.bins) - 1):
+            msg = f"these {len(data)} bytes are of {len(body.bins)} bins, but have {len(body.edges)} bytes of edges between them"
             raise SummaryFormatError(msg)
+        plan, edges = PerformancePlan.from_bytes(body.plan), np.frombuffer(body.edges)
         return cls(plan, edges, tuple(PerformanceSums.unpacked(plan, one) for one in body.bins))
 
 
@@ -344,15 +316,7 @@ def _not_of(found: bytes, wanted: bytes) -> str:
 class _Reference(msgspec.Struct, array_like=True):
     """The binary form of a reference's performance."""
 
-    task: Task
-    prediction: str
-    columns: tuple[str, ...]
-    classes: tuple[str, ...]
-    positive: int | None
-    threshold: float | None
-    ranked: bool
-    marks: bytes
-    centre: float
+    plan: bytes
     edges: bytes
     bins: list[Packed]
 

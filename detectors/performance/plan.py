@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from detectors.base import ColumnType
-from detectors.errors import NotApplicable
+from detectors.errors import NotApplicable, SummaryFormatError
+from detectors.performance.binary import decoded
 from detectors.performance.settings import MAX_CLASSES, MAX_RANKED, Performance, Task
 from detectors.statistics.block import Block, Codes
 from detectors.statistics.sample import hash_of
@@ -22,6 +24,7 @@ MOMENTS: Final = 7
 """Of one joined prediction of a regression: 1, error, its size, its share of the label, its square, the label, its square."""
 CALIBRATED: Final = 10
 """Bins in which score and frequency are compared."""
+_MAGIC = b"DLQ1"
 _QUANTILES = 400
 _PERCENT = 100
 _QUANTILES_OF_MANY = 100
@@ -141,6 +144,37 @@ class PerformancePlan:
         """The marks as an array, each a little higher, so that 1 - 0.29, or 0.71 that was a float32, is on the mark 0.71."""
         return np.array(self.marks, np.float64) * (1 + _SINGLE)
 
+    def to_bytes(self) -> bytes:
+        """The binary form: magic and version, then MessagePack. Who keeps sums for long keeps their plan, too."""
+        body = _Packed(
+            self.task,
+            self.prediction,
+            self.columns,
+            self.classes,
+            self.positive,
+            self.threshold,
+            self.ranked,
+            np.array(self.marks, np.float64).tobytes(),
+            self.centre,
+        )
+        return _MAGIC + msgspec.msgpack.encode(body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "PerformancePlan":
+        """Read the binary form back.
+
+        Raises
+        ------
+        SummaryFormatError
+            When these are not the bytes of a plan of this version.
+        """
+        body = decoded(data, _MAGIC, _Packed, "a plan of performance")
+        if len(body.marks) % 8:
+            msg = f"these {len(data)} bytes are not a whole plan: the marks are cut"
+            raise SummaryFormatError(msg)
+        options = (body.positive, body.threshold, body.ranked, tuple(np.frombuffer(body.marks).tolist()), body.centre)
+        return cls(body.task, body.prediction, body.columns, body.classes, *options)
+
     # The layout of the whole numbers: joined, unusable, scored, calibration, cells of the confusion matrix, scores.
 
     @property
@@ -244,6 +278,20 @@ class PerformancePlan:
         except TypeError:
             return np.nan
         return np.nan if text is None else self._index(text)
+
+
+class _Packed(msgspec.Struct, array_like=True):
+    """The binary form."""
+
+    task: Task
+    prediction: str
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    positive: int | None
+    threshold: float | None
+    ranked: bool
+    marks: bytes
+    centre: float
 
 
 def _number(value: Any) -> float:

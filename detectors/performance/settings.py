@@ -98,9 +98,12 @@ class Performance(Settings):
                 if getattr(self, name) not in (None, {}):
                     msg = f"{name} is given, but metrics is empty, so nothing is measured: name some metrics, or remove {name}"
                     raise ValueError(msg)
-        for name in self.limits:
+        for name, limit in self.limits.items():
             if name not in self.metrics:
                 msg = f"limits has {name!r}, which is not among metrics ({', '.join(self.metrics)}): add it there"
+                raise ValueError(msg)
+            if METRICS[name] == "zero" and limit < 0:
+                msg = f"limits has {name} {limit:g}: either side of zero is meant, so give it without a sign"
                 raise ValueError(msg)
         zero = timedelta()
         for name, value in (("labelRetention", self.label_retention), ("labelWait", self.label_wait)):

@@ -150,6 +150,7 @@ def test_a_reference_and_counts_survive_their_bytes(kind):
     read = PredictionCounts.from_bytes(counts.to_bytes(), again)
     assert estimate(again, read, names) == estimate(reference, counts, names)
     broken(reference.to_bytes(), ReferencePerformance.from_bytes)
+    broken(reference.plan.to_bytes(), PerformancePlan.from_bytes)
     broken(counts.to_bytes(), lambda data: PredictionCounts.from_bytes(data, reference))
     other = learn(PLANS[kind], *made(PLANS[kind], 900, 5))
     for refused in (

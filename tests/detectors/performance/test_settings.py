@@ -34,6 +34,10 @@ def test_it_is_written_as_a_monitor_is():
         ({"metrics": ["area"]}, "metrics"),
         ({"label": "truth"}, "label is given, but metrics is empty"),
         ({"metrics": ["mae"], "limits": {"rmse": 1}}, "limits has 'rmse', which is not among metrics (mae)"),
+        (
+            {"metrics": ["meanError"], "limits": {"meanError": -1}},
+            "limits has meanError -1: either side of zero is meant",
+        ),
         ({"metrics": ["mae"], "labelWait": "0s"}, "labelWait 0s is no time at all"),
         ({"metrics": ["mae"], "labelRetention": "0s"}, "labelRetention 0s is no time at all"),
         ({"metrics": ["f1"], "threshold": 0.5}, "threshold 0.5 needs positive"),
