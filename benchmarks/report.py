@@ -78,7 +78,7 @@ def worker(features: dict[str, np.ndarray], categories: dict[str, np.ndarray]) -
     monitor = monitor_of([*features], [*categories], ["empirical_mmd"] if categories else ["auto"])
     strings = {name: np.take(CATEGORIES[name], where) for name, where in categories.items()}
     built = build(pa.table({**features, **strings}), monitor.spec.model, monitor.spec.reference)
-    return Worker(monitor, Baseline.from_bytes(built.to_bytes()), built.version, 0)
+    return Worker(monitor, Baseline.from_bytes(built.to_bytes()), built.version)
 
 
 def monitor_of(numeric: list[str], categorical: list[str], methods: list[str]) -> ModelMonitor:

@@ -3,6 +3,7 @@
 DriftlineError (reference.errors)
 └── StreamingError
     ├── InvalidMonitor      a ModelMonitor that cannot be used; exit code 2
+    ├── UnwantedMonitor     a ModelMonitor that this job cannot watch beside the others; exit code 2
     ├── BaselineMismatch    a baseline that does not fit the ModelMonitor; exit code 2
     ├── IncompatibleCheckpoint  a checkpoint made under other settings; exit code 2
     ├── ServiceUnavailable  Kafka or a topic that is not there in time; exit code 1
@@ -35,6 +36,12 @@ class InvalidMonitor(StreamingError):
     def __init__(self, problems: "Sequence[Problem]") -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = tuple(problems)
+
+
+class UnwantedMonitor(StreamingError):
+    """A ModelMonitor that a job cannot watch beside the others that it has."""
+
+    exit_code = 2
 
 
 class BaselineMismatch(StreamingError):

@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,24 +24,27 @@ from detectors.statistics.block import Block, Codes
 from detectors.statistics.sample import mixed
 from detectors.statistics.table import summarise
 from reference.baseline import SOURCES, Source, Table
-from streaming.frontier import Frontiers, Key
+from streaming.editions import Task, Term, Watched, crew
 from streaming.headers import header_column, nested
+from streaming.identity import instance_keys
+from streaming.marks import Marks, batch_number
 from streaming.messages import Decoded, Reason, Rejected, Rows
 from streaming.observations import Observations
 from streaming.pane import Pane, rfc3339
 from streaming.reports import DeadLetter, Outlier, OutlierFeature
 from streaming.series import Series
-from streaming.worker import Task, Worker, worker
 
 PANE, LATE, CLOCK, RECORD = 0, 1, 2, 3
 """Kinds of folded rows: a partial summary; one of messages that may be late, with their dead letters; the newest event
 time of a Kafka partition; a finished record that only passes through."""
 
 FOLDED = "model string, segment string, kind byte, time long, number long, topic string, body binary"
-"""Schema of the folded rows. `time`: a pane's start or a clock's event time; `number`: the clock's Kafka partition."""
+"""Schema of the folded rows. `time`: a pane's start or a clock's event time; `number`: a pane's edition, a clock's Kafka partition, or
+the place of a dead letter's reason in `Reason`."""
 
 ALL = ""
 """The segment that holds every instance."""
+REASONS = tuple(Reason)
 
 _ARROW = pa.schema(
     [
@@ -53,47 +58,53 @@ _ARROW = pa.schema(
     ],
 )
 MOST_PANES = 64
-"""So many summaries are held in memory at a time; a backlog, or clocks gone wild, may bring thousands."""
+"""So many summaries of one model are held in memory at a time, and as many of each of its segments; a backlog, or clocks gone wild, may
+bring thousands."""
 _NEVER = -(2**62)
 _encode = msgspec.json.Encoder().encode
+
+Place = tuple[str, int, int]
+"""Segment, edition, and start of a pane."""
 
 
 @dataclass(slots=True)
 class _Folded:
-    """What some messages came to."""
+    """What some messages of one model came to."""
 
-    records: list[tuple[str, bytes]] = field(default_factory=list)
-    """(topic, JSON)"""
-    panes: dict[int, Pane] = field(default_factory=dict)
-    """Start of the pane -> partial summary."""
-    late: dict[int, tuple[Pane, list[bytes]]] = field(default_factory=dict)
+    records: list[tuple[str, bytes, int | None]] = field(default_factory=list)
+    """(topic, JSON, place of the reason in REASONS)"""
+    panes: dict[Place, Pane] = field(default_factory=dict)
+    """Partial summaries."""
+    late: dict[Place, tuple[Pane, list[bytes]]] = field(default_factory=dict)
     """The same of messages behind the frontier, with a dead letter for each of them."""
     newest: dict[int, int] = field(default_factory=dict)
     """Kafka partition -> newest event time."""
-    packed: list[tuple[int, int, bytes]] = field(default_factory=list)
-    """(kind, start, body) of summaries that are not added to any more."""
+    packed: list[tuple[int, Place, bytes]] = field(default_factory=list)
+    """(kind, place, body) of summaries that are not added to any more."""
 
-    def add(self, start: int, pane: Pane) -> None:
-        self.panes[start] = self.panes[start] + pane if start in self.panes else pane
+    def add(self, place: Place, pane: Pane) -> None:
+        self.panes[place] = self.panes[place] + pane if place in self.panes else pane
         self._spill()
 
-    def add_late(self, start: int, pane: Pane, letters: list[bytes]) -> None:
-        if start in self.late:
-            earlier, others = self.late[start]
+    def add_late(self, place: Place, pane: Pane, letters: list[bytes]) -> None:
+        if place in self.late:
+            earlier, others = self.late[place]
             pane, letters = earlier + pane, others + letters
-        self.late[start] = (pane, letters)
+        self.late[place] = (pane, letters)
         self._spill()
 
     def _spill(self) -> None:
         if len(self.panes) + len(self.late) > MOST_PANES:
-            self.pack()
+            segments = {segment for segment, _, _ in self.panes}
+            if len(self.panes) + len(self.late) > MOST_PANES * max(len(segments), 1):
+                self.pack()
 
     def pack(self) -> None:
         """Turn every summary into bytes."""
-        self.packed += [(PANE, start, pane.to_bytes()) for start, pane in self.panes.items()]
+        self.packed += [(PANE, place, pane.to_bytes()) for place, pane in self.panes.items()]
         self.packed += [
-            (LATE, start, msgspec.msgpack.encode((pane.to_bytes(), letters)))
-            for start, (pane, letters) in self.late.items()
+            (LATE, place, msgspec.msgpack.encode((pane.to_bytes(), letters)))
+            for place, (pane, letters) in self.late.items()
         ]
         self.panes.clear()
         self.late.clear()
@@ -101,10 +112,10 @@ class _Folded:
     def take(self, other: "_Folded") -> None:
         self.records += other.records
         self.packed += other.packed
-        for start, pane in other.panes.items():
-            self.add(start, pane)
-        for start, (pane, letters) in other.late.items():
-            self.add_late(start, pane, letters)
+        for place, pane in other.panes.items():
+            self.add(place, pane)
+        for place, (pane, letters) in other.late.items():
+            self.add_late(place, pane, letters)
         for partition, at in other.newest.items():
             self.tick(partition, at)
 
@@ -112,59 +123,119 @@ class _Folded:
         self.newest[partition] = max(at, self.newest.get(partition, at))
 
 
-def fold(batches: Iterator[pa.RecordBatch], task: Task, frontiers: str) -> Iterator[pa.RecordBatch]:
+def fold(batches: Iterator[pa.RecordBatch], task: Task, marks: str) -> Iterator[pa.RecordBatch]:
     """Folded rows of the messages of one Spark task.
 
     Parameters
     ----------
     batches
-        Columns of Spark's Kafka source: key, value, partition, offset, timestamp, and headers as `headers.FLAT` makes them.
-    frontiers
-        Folder of the operator's frontiers.
+        Columns of Spark's Kafka source: key, value, partition, offset, timestamp, headers as `headers.FLAT` makes them, and topic where
+        there are several.
+    marks
+        Folder of the operator's marks.
     """
-    me = worker(task)
-    closed = Frontiers(frontiers).read()
-    total = _Folded()
+    known = crew(task)
+    closed = Marks(marks).frontiers(batch_number())
+    totals: dict[str, tuple[Watched, _Folded]] = {}
     for batch in batches:
-        if batch.num_rows == 0:
-            continue
-        part = _folded(batch, me, closed)
-        if part.records:
-            yield _records(me.model, part.records)
-            part.records = []
-        total.take(part)
-    yield from _summaries(me.model, total)
+        for topic, messages in _by_topic(batch):
+            found = known.of_topic(topic)
+            if found is None or messages.num_rows == 0:
+                continue
+            model, _ = found
+            read = topic or model.newest.monitor.topics.inference
+            part = folded(messages, model, closed.get((model.model, ALL), _NEVER), read, known.name(read))
+            if part.records:
+                yield _records(model.model, part.records)
+                part.records = []
+            totals.setdefault(model.model, (model, _Folded()))[1].take(part)
+    for name, (_, total) in totals.items():
+        yield from _summaries(name, total)
 
 
-def _folded(batch: pa.RecordBatch, me: Worker, closed: dict[Key, int]) -> _Folded:
+def _by_topic(batch: pa.RecordBatch) -> Iterator[tuple[str | None, pa.RecordBatch]]:
+    """The messages of each topic; a task reads one partition after the other, so those of one lie together."""
+    if "topic" not in batch.schema.names:
+        yield None, batch
+        return
+    topics = batch["topic"].dictionary_encode()
+    codes, names = topics.indices.to_numpy(zero_copy_only=False), topics.dictionary.to_pylist()
+    cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+    for begin, end in pairwise(cuts):
+        if end > begin:
+            yield names[codes[begin]], batch.slice(begin, end - begin)
+
+
+def folded(batch: pa.RecordBatch, model: Watched, frontier: int, topic: str, name: str) -> _Folded:
+    """Fold messages of one model, under each edition that they may belong to.
+
+    Parameters
+    ----------
+    topic, name
+        Where they were read, and as ids have it.
+    """
+    total = _Folded()
+    terms = list(model.open(frontier))
+    for term in terms:
+        place = _Among(term, frontier, topic, name, newest=term is terms[0], oldest=term is terms[-1])
+        total.take(_folded(batch, place))
+    return total
+
+
+def _folded(batch: pa.RecordBatch, among: "_Among") -> _Folded:
     """Fold one batch; what cannot be folded for a reason nobody foresaw is cornered and becomes a dead letter."""
     try:
-        return _Fold(me, batch, closed).run()
+        return _Fold(among, batch).run()
     except Exception as error:  # noqa: BLE001 - raising in a worker because of data can take the JVM down (design.md)
         if batch.num_rows == 1:
-            unforeseen = Rejected(0, Reason.INTERNAL, f"{type(error).__name__}: {error}", None)
-            letter = _Fold(me, batch, closed).dead_letter(unforeseen)
-            return _Folded(records=[(me.monitor.topics.deadletter, letter)])
+            one = _Fold(among, batch)
+            if among.newest:
+                one.dead(Rejected(0, Reason.INTERNAL, f"{type(error).__name__}: {error}", None))
+            return one.out
         half = batch.num_rows // 2
-        first = _folded(batch.slice(0, half), me, closed)
-        first.take(_folded(batch.slice(half), me, closed))
+        first = _folded(batch.slice(0, half), among)
+        first.take(_folded(batch.slice(half), among))
         return first
 
 
-class _Fold:
-    """The folding of one Arrow batch."""
+@dataclass(frozen=True, slots=True)
+class _Among:
+    """An edition among those that still have windows."""
 
-    def __init__(self, me: Worker, batch: pa.RecordBatch, closed: dict[Key, int]) -> None:
-        self.me, self.batch = me, batch
-        self.topics = me.monitor.topics
+    term: Term
+    frontier: int
+    """Windows that end here or earlier have closed; event time, ms."""
+    topic: str
+    name: str
+    """The topic as ids have it."""
+    newest: bool
+    oldest: bool
+    """What is older than all editions is late, and this one says so."""
+
+    @property
+    def alone(self) -> bool:
+        return self.newest and self.oldest
+
+    def holds(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which panes are counted under this edition."""
+        return (starts < self.term.until) & ((starts >= self.term.since) | self.oldest)
+
+    def governs(self, time: int) -> bool:
+        """Whether instances of this time are scored by this edition; each is by one."""
+        return time < self.term.over and (self.oldest or time >= self.term.since)
+
+
+class _Fold:
+    """The folding of one Arrow batch under one edition."""
+
+    def __init__(self, among: _Among, batch: pa.RecordBatch) -> None:
+        self.among, self.term, self.me, self.batch = among, among.term, among.term.me, batch
+        self.topics = self.me.monitor.topics
         self.now = rfc3339(time.time_ns() // 1_000_000)
         self.timestamps = batch["timestamp"].cast(pa.int64()).to_numpy(zero_copy_only=False) // 1000
-        frontier = closed.get((me.model, ALL))
         # Kafka's timestamp may be the producer's own clock, so ours is asked too.
-        self.latest = np.minimum(self.timestamps, time.time_ns() // 1_000_000) + me.skew
+        self.latest = np.minimum(self.timestamps, time.time_ns() // 1_000_000) + self.me.skew
         """(messages,) event times beyond are from the future."""
-        self.behind = _NEVER if frontier is None else frontier - me.duration
-        """The last window of panes that begin here or earlier has closed."""
         self.out = _Folded()
 
     def run(self) -> _Folded:
@@ -177,43 +248,61 @@ class _Fold:
         if future.any():
             good &= ~future
             rejected += [self._from_the_future(int(i), int(decoded.times[i])) for i in np.flatnonzero(future)]
-        self._clocks(decoded.times, good)
-        starts = decoded.times // me.pane * me.pane
+        if self.among.newest:
+            self._clocks(decoded.times, good)
+        starts = self._pane(decoded.times)
+        mine = good if self.among.alone else good & self.among.holds(decoded.times if me.every else starts)
+        if not mine.any() and not rejected:
+            return self.out
         flagged = np.zeros(batch.num_rows, np.int64)
         for source, rows in zip(SOURCES, (decoded.requests, decoded.responses), strict=True):
-            kept = self._keyed(_of(rows, good) if future.any() else rows)
+            kept = self._keyed(rows if mine.all() else _of(rows, mine), decoded)
             if kept.block.rows:
                 by_detector = self._outliers(source, kept, decoded)
                 flagged = flagged + self._flagged_of_each_message(kept, by_detector.values())
                 self._add_rows(source, kept, by_detector, decoded.times[kept.message], starts[kept.message])
-        for start, messages in _groups(starts, np.flatnonzero(good)):
-            counted = replace(me.no_rows, messages=len(messages), outliers=int(flagged[messages].sum()))
-            if start <= self.behind:
-                letters = [self._late(int(i), int(decoded.times[i])) for i in messages]
-                self.out.add_late(start, counted, letters)
+        for start, messages in _groups(starts, np.flatnonzero(mine)):
+            times = decoded.times[messages]
+            counted = replace(
+                me.no_rows,
+                messages=len(messages),
+                outliers=int(flagged[messages].sum()),
+                first=int(times.min()),
+                last=int(times.max()),
+            )
+            if self._is_late(start):
+                governed = [(int(i), int(at)) for i, at in zip(messages, times, strict=True) if self.among.governs(at)]
+                self.out.add_late((ALL, self.term.number, start), counted, [self._late(i, at) for i, at in governed])
             else:
-                self.out.add(start, counted)
-        dead: dict[int, int] = {}
+                self.out.add((ALL, self.term.number, start), counted)
+        dead: dict[int, list[int]] = {}
         for one in rejected:
             pane = self._reject(one)
-            if pane is not None:
-                dead[pane] = dead.get(pane, 0) + 1
-        for start, count in dead.items():
-            self._add(start, replace(me.no_rows, dead=count))
+            if pane is not None and one.time is not None:
+                dead.setdefault(pane, []).append(one.time)
+        for start, moments in dead.items():
+            self._add(start, replace(me.no_rows, dead=len(moments), first=min(moments), last=max(moments)))
         return self.out
+
+    def _pane(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Starts of the panes of these times; a counted window is one pane, whenever it is."""
+        return np.zeros_like(times) if self.me.every is not None else times // self.me.pane * self.me.pane
+
+    def _is_late(self, start: int) -> bool:
+        """Whether all windows that hold a pane have closed."""
+        return self.term.is_late(start, self.among.frontier)
 
     def _clocks(self, times: NDArray[np.int64], good: NDArray[np.bool_]) -> None:
         partitions = self.batch["partition"].to_numpy(zero_copy_only=False)
         for partition in np.unique(partitions[good]).tolist():
             self.out.newest[partition] = int(times[good & (partitions == partition)].max())
 
-    def _keyed(self, rows: Rows) -> Rows:
-        """The rows with hashes of where they come from, when a sample is to be drawn by them."""
+    def _keyed(self, rows: Rows, decoded: Decoded) -> Rows:
+        """The rows with hashes of what they are, when a sample is to be drawn by them: the same wherever the topic is cut."""
         if not self.me.keyed:
             return rows
-        partitions = self.batch["partition"].to_numpy(zero_copy_only=False)[rows.message].astype(np.uint64)
-        offsets = self.batch["offset"].to_numpy(zero_copy_only=False)[rows.message].astype(np.uint64)
-        keys = mixed(mixed(offsets ^ (partitions << np.uint64(48))) ^ rows.instance.astype(np.uint64))
+        keys = instance_keys(decoded.ids, rows.message, rows.instance)
+        keys = mixed(keys ^ decoded.times[rows.message].astype(np.uint64))  # an id that comes again is another row
         return replace(rows, block=replace(rows.block, keys=keys))
 
     def _scores(self, block: Block) -> Block:
@@ -246,7 +335,7 @@ class _Fold:
         series = [self._numbers(one, tables, flagged) for one in me.series]
         clients = self._clients(rows) if source == "request" and me.plans.traffic else None
         whole = starts.min() == starts.max()
-        groups = [(int(starts[0]), slice(None))] if whole else _groups(starts, np.arange(len(starts)))
+        groups = [(int(starts[0]), slice(None))] if whole else list(_groups(starts, np.arange(len(starts))))
         for start, picked in groups:
             pane = me.no_rows
             for table, numbers in tables.items():
@@ -261,6 +350,39 @@ class _Fold:
                 states = tuple(detector.observe(requests, senders) for detector in me.plans.traffic)
                 pane = replace(pane, traffic=states)
             self._add(start, pane)
+        if source == "request" and me.segmentation is not None:
+            divided = me.segmentation.of(block, nested(self.batch["headers"]), rows.message)
+            by_row = np.zeros(block.rows, np.bool_)
+            for some in flagged.values():
+                by_row[some] = True
+            for start, picked in groups:
+                if not self._is_late(start):
+                    self._add_segments(start, np.arange(block.rows)[picked], divided, tables, rows, times, by_row)
+
+    def _add_segments(
+        self,
+        start: int,
+        picked: NDArray[np.int64],
+        divided: list[tuple[NDArray[np.int32], tuple[str, ...]]],
+        tables: dict[Table, Block],
+        rows: Rows,
+        times: NDArray[np.int64],
+        flagged: NDArray[np.bool_],
+    ) -> None:
+        """Add some rows of one pane to the partial summaries of their segments."""
+        for places, names in divided:
+            for place, mine in _groups(places, picked):
+                lean = self.me.segment(names[place])
+                pane = replace(
+                    lean.no_rows,
+                    messages=len(np.unique(rows.message[mine])),
+                    outliers=int(np.count_nonzero(flagged[mine])),
+                    first=int(times[mine].min()),
+                    last=int(times[mine].max()),
+                )
+                for table, numbers in tables.items():
+                    pane = pane.with_table(table, summarise(lean.plans.of(table), numbers.take(mine)))
+                self.out.add((names[place], self.term.number, start), pane)
 
     def _observed(
         self,
@@ -311,10 +433,11 @@ class _Fold:
 
     def _add(self, start: int, pane: Pane) -> None:
         """To the pane's partial summary, or to the one of what may be late."""
-        if start <= self.behind:
-            self.out.add_late(start, pane, [])
+        place = (ALL, self.term.number, start)
+        if self._is_late(start):
+            self.out.add_late(place, pane, [])
         else:
-            self.out.add(start, pane)
+            self.out.add(place, pane)
 
     def _numbers(
         self, series: Series, tables: dict[Table, Block], flagged: dict[str, NDArray[np.int64]]
@@ -333,12 +456,14 @@ class _Fold:
         return None
 
     def _record(self, source: Source, detector: str, flagged: Flagged, rows: Rows, decoded: Decoded) -> None:
-        me, block, topic = self.me, rows.block, self.topics.inference
+        me, block, among = self.me, rows.block, self.among
         columns = me.schema(source).in_block_order
         partitions, offsets = self.batch["partition"], self.batch["offset"]
         begins = np.searchsorted(flagged.cell_rows, np.arange(len(flagged.rows) + 1)).tolist()
         for k, row in enumerate(flagged.rows.tolist()):
             message, instance = int(rows.message[row]), int(rows.instance[row])
+            if not self.among.governs(int(decoded.times[message])):
+                continue
             partition, offset = partitions[message].as_py(), offsets[message].as_py()
             features = [
                 OutlierFeature(
@@ -352,7 +477,7 @@ class _Fold:
                 for j in (int(flagged.cell_columns[cell]),)
             ]
             record = Outlier(
-                id=f"{topic}/{partition}/{offset}/{instance}/{detector}",
+                id=f"{among.name}/{partition}/{offset}/{instance}/{detector}",
                 model=me.model,
                 model_version=me.monitor.spec.model.version,
                 detected_at=self.now,
@@ -366,22 +491,32 @@ class _Fold:
                 score=float(flagged.scores[k]),
                 threshold=float(flagged.threshold),
                 features=features,
-                topic=topic,
+                topic=among.topic,
                 partition=partition,
                 offset=offset,
             )
-            self.out.records.append((self.topics.outliers, _encode(record)))
+            self.out.records.append((self.topics.outliers, _encode(record), None))
 
     def _reject(self, one: Rejected) -> int | None:
         """Note a dead letter; the start of the pane that counts it, where its own time could be read.
 
         Such a time is as good as any other's: a model all of whose messages are bad still has windows, and they close.
         """
-        self.out.records.append((self.topics.deadletter, self.dead_letter(one)))
-        if one.time is None or one.reason is Reason.UNKNOWN_MODEL or one.time > self.latest[one.message]:
+        timed = one.time is not None and one.reason is not Reason.UNKNOWN_MODEL and one.time <= self.latest[one.message]
+        if self.among.newest if not timed else self.among.governs(one.time or 0):
+            self.dead(one)
+        if not timed:
             return None
-        self.out.tick(self.batch["partition"][one.message].as_py(), one.time)
-        return one.time // self.me.pane * self.me.pane
+        assert one.time is not None
+        if self.among.newest:
+            self.out.tick(self.batch["partition"][one.message].as_py(), one.time)
+        at = np.array([one.time])
+        start = self._pane(at)
+        return int(start[0]) if self.among.holds(at if self.me.every else start)[0] else None
+
+    def dead(self, one: Rejected) -> None:
+        """Note a dead letter."""
+        self.out.records.append((self.topics.deadletter, self.dead_letter(one), REASONS.index(one.reason)))
 
     def _late(self, message: int, at: int) -> bytes:
         delay = self.me.monitor.spec.window.watermark_delay
@@ -401,13 +536,13 @@ class _Fold:
         key, value = batch["key"][i].as_py(), batch["value"][i].as_py()
         size, most = len(value or b""), me.monitor.spec.kafka.largest_message
         record = DeadLetter(
-            id=f"{self.topics.inference}/{partition}/{offset}/deadletter",
+            id=f"{self.among.name}/{partition}/{offset}/deadletter",
             model=me.model,
             model_version=me.monitor.spec.model.version,
             detected_at=self.now,
             reason=one.reason.value,
             message=one.text,
-            topic=self.topics.inference,
+            topic=self.among.topic,
             partition=partition,
             offset=offset,
             timestamp=rfc3339(int(self.timestamps[i])),
@@ -419,7 +554,7 @@ class _Fold:
         return _encode(record)
 
 
-def _groups(of: NDArray[np.int64], among: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _groups(of: NDArray[Any], among: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Each value that occurs among the given places, with its places in ascending order."""
     order = among[np.argsort(of[among], kind="stable")]
     values = of[order]
@@ -452,20 +587,20 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _records(model: str, records: list[tuple[str, bytes]]) -> pa.RecordBatch:
+def _records(model: str, records: list[tuple[str, bytes, int | None]]) -> pa.RecordBatch:
     """Finished records, on their way through."""
-    topics, bodies = zip(*records, strict=True)
-    return _rows(model, RECORD, topics=topics, bodies=bodies)
+    topics, bodies, reasons = zip(*records, strict=True)
+    return _rows(model, RECORD, topics=topics, bodies=bodies, numbers=reasons)
 
 
 def _summaries(model: str, total: _Folded) -> Iterator[pa.RecordBatch]:
     """The partial summaries and clocks that a task leaves behind."""
     total.pack()
     for kind in (PANE, LATE):
-        mine = [(start, body) for one, start, body in total.packed if one == kind]
+        mine = [(*place, body) for one, place, body in total.packed if one == kind]
         if mine:
-            starts, bodies = zip(*mine, strict=True)
-            yield _rows(model, kind, times=starts, bodies=bodies)
+            segments, editions, starts, bodies = zip(*mine, strict=True)
+            yield _rows(model, kind, segments=segments, numbers=editions, times=starts, bodies=bodies)
     if total.newest:
         yield _rows(model, CLOCK, times=list(total.newest.values()), numbers=list(total.newest))
 
@@ -474,13 +609,14 @@ def _rows(
     model: str,
     kind: int,
     *,
+    segments: Sequence[str] | None = None,
     times: Sequence[int] | None = None,
-    numbers: Sequence[int] | None = None,
+    numbers: Sequence[int | None] | None = None,
     topics: Sequence[str] | None = None,
     bodies: Sequence[bytes] | None = None,
 ) -> pa.RecordBatch:
     n = len(next(given for given in (times, numbers, topics, bodies) if given is not None))
-    columns = [[model] * n, [ALL] * n, [kind] * n, times, numbers, topics, bodies]
+    columns = [[model] * n, segments or [ALL] * n, [kind] * n, times, numbers, topics, bodies]
     arrays = [
         pa.nulls(n, part.type) if column is None else pa.array(column, part.type)
         for column, part in zip(columns, _ARROW, strict=True)

@@ -1,24 +1,31 @@
 """The one query: Kafka -> decode, score, fold -> merge, compare -> Kafka.
 
-The only place that starts Spark, joins source to sink and waits.
+The only place that starts Spark, joins source to sink and waits. While the query runs, the driver looks for changed files,
+published baselines and silent models; what is new takes effect between two batches, by a new run of the query in the same Spark.
 """
 
-import hashlib
-import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import fsspec
+from typing import TYPE_CHECKING, Any, Literal
 
 from detectors.errors import NotApplicable
-from reference.files import write_whole
-from reference.store import CURRENT, Store
+from detectors.settings import format_duration
+from reference.errors import DriftlineError
+from reference.store import Store
 from streaming.errors import BaselineMismatch, IncompatibleCheckpoint
+from streaming.events import Events, say
+from streaming.fleet import Fleet, Reading
+from streaming.pane import rfc3339
+from streaming.plan import Change, Plan, adopted, differs
+from streaming.plan import read as read_plan
+from streaming.plan import write as write_plan
 from streaming.spec import ModelMonitor
 
 if TYPE_CHECKING:
@@ -28,60 +35,243 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
 
-    from streaming.worker import Task
+    from streaming.editions import Task
+    from streaming.spec import Job, Kafka
 
-_STAMP_VERSION = 2
 _DRAIN_S = 30
+_LOOK_S = 0.2
+_SILENCE_S = 1.0
+_MOST_FAILURES, _FAILURES_S = 3, 600.0
+"""So many failures of the query in so long a time are one too many: then whoever started the monitor decides."""
 _RUNTIME = "org.apache.spark.sql.execution.streaming.runtime"
 _LOGGING = Path(__file__).with_name("log4j2.properties").resolve()
 
 
-def run(monitor: ModelMonitor) -> int:
-    """Run the monitor of one model until it is stopped by SIGTERM or SIGINT, or its timeout is over.
+def run(path: Path) -> int:
+    """Run the monitor of one ModelMonitor, or of all in a directory, until SIGTERM or SIGINT, or its timeout is over.
 
     A stop lets the running micro-batch end, so nothing is done twice. Returns the exit code.
 
     Raises
     ------
-    BaselineNotFound, BaselineMismatch, IncompatibleCheckpoint
-        Before any Spark starts.
+    InvalidMonitor, BaselineNotFound, BaselineMismatch, IncompatibleCheckpoint
+        Before any Spark starts; of a directory only when none of its files can be used.
     KafkaError
         When the cluster or a topic is not there in time.
     """
-    monitor = absolute(monitor)
-    version = pinned_baseline(monitor)
-    check_baseline(monitor, version)
-    prepare_topics(monitor)
-    _say(
-        f"monitoring {monitor.name}: {monitor.topics.inference} on {monitor.spec.kafka.bootstrap_servers}, "
-        f"baseline {version}, checkpoint {monitor.spec.job.checkpoint}",
-    )
-    spark = session(monitor)
-    try:
-        code = _await(start(spark, monitor, version), spark, monitor)
-    finally:
-        spark.stop()
-    _say("stopped; the checkpoint knows where to go on" if code == 0 else "failed")
-    return code
+    fleet = Fleet(path, check_baseline)
+    reading = fleet.read()
+    if not reading.wanted:
+        if not reading.refused:
+            raise DriftlineError(f"{path} holds no ModelMonitor: files *.yaml and *.yml are looked for")
+        for refusal in reading.refused[1:]:
+            say(refusal.why)
+        raise reading.refused[0].error
+    return Monitoring(fleet, reading).run()
 
 
-def absolute(monitor: ModelMonitor) -> ModelMonitor:
-    """The same with local paths made absolute, because Spark's workers may have another working directory."""
-    spec = monitor.spec
-    return monitor.model_copy(
-        update={
-            "spec": spec.model_copy(
-                update={
-                    "reference": spec.reference.model_copy(update={"store": _absolute(spec.reference.store)}),
-                    "job": spec.job.model_copy(update={"checkpoint": _absolute(spec.job.checkpoint)}),
-                },
-            ),
-        },
-    )
+Outcome = Literal["stopped", "changed", "failed"]
 
 
-def _absolute(place: str) -> str:
-    return place if "://" in place else str(Path(place).resolve())
+@dataclass
+class Monitoring:
+    """One job and the models that it watches."""
+
+    fleet: Fleet
+    reading: Reading
+    plan: Plan = field(default_factory=Plan)
+    events: Events = field(default_factory=Events)
+    started: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    _wanted: threading.Event = field(default_factory=threading.Event)
+    """Set when somebody wants the job to stop."""
+    _told: set[tuple[str, str]] = field(default_factory=set)
+    """(file, why) of the refusals that were told."""
+    _silent: dict[str, int] = field(default_factory=dict)
+    """Model without traffic -> when it last had some, ms."""
+
+    @property
+    def first(self) -> ModelMonitor:
+        """The model whose cluster and job section are those of all."""
+        return next(iter(self.reading.wanted.values())).monitor
+
+    @property
+    def job(self) -> "Job":
+        """How the job runs."""
+        return self.first.spec.job
+
+    def run(self) -> int:
+        """Watch until the end; returns the exit code."""
+        plan = read_plan(self.job.checkpoint)
+        if plan is None:
+            plan = Plan(state_partitions=self.job.state_partitions)
+        elif plan.state_partitions != self.job.state_partitions:
+            raise IncompatibleCheckpoint(
+                f"the state in {self.job.checkpoint} has {plan.state_partitions} partitions, and spec.job.statePartitions is "
+                f"{self.job.state_partitions}: change it back, or give spec.job.checkpoint a new directory (the monitor then begins at "
+                "kafka.startingOffsets)"
+            )
+        self.plan = plan
+        prepare_topics(*(one.monitor for one in self.reading.wanted.values()))
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, lambda *_: self._wanted.set()) for number in signals}
+        spark = session(self.first)
+        try:
+            return self._runs(spark)
+        finally:
+            spark.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _runs(self, spark: "SparkSession") -> int:
+        """One run of the query after the other."""
+        limit = self.job.timeout
+        deadline = float("inf") if limit is None else time.monotonic() + limit.total_seconds()
+        failures: list[float] = []
+        while True:
+            self._refusals()
+            self._adopt(spark)
+            outcome = self._watch(query := self._start(spark), spark, deadline)
+            if outcome == "stopped":
+                say("stopped; the checkpoint knows where to go on")
+                return 0
+            if outcome == "failed":
+                now = time.monotonic()
+                failures = [at for at in failures if now - at < _FAILURES_S] + [now]
+                say(f"the query failed: {query.exception()}")
+                if len(failures) >= _MOST_FAILURES or spark._jsc.sc().isStopped():  # noqa: SLF001
+                    say("failed")
+                    return 1
+                say("it is started again from its checkpoint")
+                self._wanted.wait(2.0 ** len(failures))
+
+    def _start(self, spark: "SparkSession") -> "StreamingQuery":
+        models = [name for name in self.plan.models if name not in self.plan.retired]
+        for name in models:
+            edition = self.plan.models[name][-1]
+            say(f"monitoring {name}: baseline {edition.baseline}")
+        say(f"reading from {self.first.spec.kafka.bootstrap_servers}, checkpoint {self.job.checkpoint}")
+        return start(spark, self.first, self.plan.task(self.started), list(self.plan.inputs()))
+
+    def _adopt(self, spark: "SparkSession") -> None:
+        """Bring plan and offsets in line with what is wanted, where the last batch is done."""
+        from streaming.marks import Marks
+        from streaming.offsets import is_settled, reconcile
+
+        checkpoint = self.job.checkpoint
+        changes: list[Change] = []
+        if is_settled(spark, checkpoint):
+            self.plan, changes = adopted(self.plan, self.reading.wanted, Marks(marks_of(checkpoint)).read())
+        kafka = {topic: self._kafka_of(model) for topic, model in self.plan.inputs().items()}
+        write_plan(checkpoint, self.plan)
+        again = reconcile(spark, checkpoint, self.plan, kafka, self._ids(kafka))
+        write_plan(checkpoint, self.plan)
+        for change in changes:
+            self.events.tell(change.model, change.reason, change.text, self._monitor(change.model))
+        for topic in again:
+            model = self.plan.inputs()[topic]
+            text = f"the topic {topic} was deleted and created again: it is read from its beginning"
+            self.events.tell(model, "topicRecreated", text, self._monitor(model), self.plan.topics[topic].id)
+
+    def _monitor(self, model: str) -> ModelMonitor | None:
+        """What is known of a model, watched or not."""
+        from streaming.worker import settings_of
+
+        editions = self.plan.models.get(model)
+        return settings_of(editions[-1].monitor) if editions else None
+
+    def _kafka_of(self, model: str) -> "Kafka":
+        monitor = self._monitor(model)
+        assert monitor is not None  # it is in the plan
+        return monitor.spec.kafka
+
+    def _ids(self, topics: Iterable[str]) -> dict[str, str]:
+        from confluent_kafka.admin import AdminClient
+
+        from streaming.offsets import topic_ids
+
+        return topic_ids(AdminClient({**self.first.spec.kafka.for_confluent(), "log_level": 0}), topics)
+
+    def _watch(self, query: "StreamingQuery", spark: "SparkSession", deadline: float) -> Outcome:
+        """Wait until the query ends, or should."""
+        look = time.monotonic() + self.job.refresh_interval.total_seconds()
+        listen = 0.0
+        while query.isActive:
+            if self._wanted.wait(_LOOK_S) or time.monotonic() >= deadline:
+                _drain(query, spark)
+                return "failed" if query.exception() is not None else "stopped"
+            now = time.monotonic()
+            if now >= listen:
+                listen = now + _SILENCE_S
+                self._listen()
+            if now >= look:
+                look = now + self.job.refresh_interval.total_seconds()
+                if self._has_changed() and query.lastProgress is not None:
+                    _drain(query, spark)
+                    return "failed" if query.exception() is not None else "changed"
+        return "failed" if query.exception() is not None else "stopped"
+
+    def _has_changed(self) -> bool:
+        """Look at files, stores and topics again; whether the query should be run anew."""
+        reading = self.fleet.read()
+        fresh = {name: one for name, one in reading.wanted.items() if name not in self.plan.models}
+        try:
+            if fresh:
+                prepare_topics(*(one.monitor for one in fresh.values()))
+            ids = self._ids(self.plan.inputs())
+        except DriftlineError as error:
+            say(str(error))
+            return False
+        if reading.wanted:
+            self.reading = reading
+        self._refusals()
+        again = any(name in self.plan.topics and self.plan.topics[name].id != number for name, number in ids.items())
+        return again or differs(self.plan, self.reading.wanted)
+
+    def _refusals(self) -> None:
+        """Tell of the files and baselines that cannot be used, once each."""
+        for refusal in self.reading.refused:
+            key = (refusal.origin, refusal.why)
+            if key not in self._told:
+                self._told.add(key)
+                reason: Any = "baselineRefused" if refusal.of_baseline else "monitorRefused"
+                self.events.tell(refusal.model, reason, refusal.why, self._monitor(refusal.model))
+        self._told &= {(refusal.origin, refusal.why) for refusal in self.reading.refused}
+
+    def _listen(self) -> None:
+        """Tell of models that should have traffic and have none."""
+        from streaming.fold import ALL
+        from streaming.marks import Marks
+
+        expected = {
+            name: one.monitor.spec.window.no_traffic
+            for name, one in self.reading.wanted.items()
+            if one.monitor.spec.window.no_traffic is not None and name in self.plan.models
+        }
+        if not expected:
+            return
+        marks, now = Marks(marks_of(self.job.checkpoint)).read(), time.time_ns() // 1_000_000
+        for name, limit in expected.items():
+            assert limit is not None  # only those were taken
+            mark = marks.get((name, ALL))
+            seen = max(0 if mark is None else mark.seen, self.started)
+            silent = now - seen > limit.total_seconds() * 1000
+            if silent and name not in self._silent:
+                self._silent[name] = seen
+                text = f"no message since {rfc3339(seen)}, longer than window.noTraffic ({format_duration(limit)})"
+                self.events.tell(name, "noTraffic", text, self._monitor(name))
+            elif not silent and name in self._silent:
+                since = rfc3339(self._silent.pop(name))
+                self.events.tell(
+                    name,
+                    "trafficResumed",
+                    f"messages come again, for the first time since {since}",
+                    self._monitor(name),
+                )
+
+
+def marks_of(checkpoint: str) -> str:
+    """Where the stateful stage leaves its marks."""
+    return f"{checkpoint}/driftline/marks"
 
 
 def check_baseline(monitor: ModelMonitor, version: str) -> None:
@@ -113,88 +303,36 @@ def check_baseline(monitor: ModelMonitor, version: str) -> None:
             "settings: build it anew with 'driftline reference build'",
         )
     try:
-        Worker(monitor, baseline, version, 0).prepare()
+        Worker(monitor, baseline, version).prepare()
     except NotApplicable as error:
         raise BaselineMismatch(f"baseline {version} of model {monitor.name!r} cannot be used: {error}") from None
 
 
-def pinned_baseline(monitor: ModelMonitor) -> str:
-    """The baseline of this checkpoint: the one it began with, else the one that the ModelMonitor names.
-
-    The open windows in the state are counted on that baseline's rulers. What else the state depends on is stamped
-    beside it.
-
-    Raises
-    ------
-    IncompatibleCheckpoint
-        When the state was made under other windows, features or numbers of partitions.
-    """
-    fs, root = fsspec.core.url_to_fs(monitor.spec.job.checkpoint)
-    path = f"{root}/driftline/stamp.json"
-    drift, client = monitor.spec.drift, monitor.spec.traffic.client
-    wanted = {
-        "version": _STAMP_VERSION,
-        "model": monitor.name,
-        "topic": monitor.topics.inference,
-        "duration": monitor.model_dump(mode="json", by_alias=True)["spec"]["window"]["duration"],
-        "pane": str(monitor.spec.window.pane),
-        "columns": _digest([monitor.spec.model.model_dump(mode="json", include={"features", "predictions"})]),
-        "statePartitions": monitor.spec.job.state_partitions,
-        "percentiles": monitor.spec.statistics.needs_quantiles,
-        "comoments": bool({"covariance", "correlation"} & set(monitor.spec.statistics.metrics)),
-        "distinct": "distinct" in monitor.spec.statistics.metrics,
-        "sampleRows": drift.sample_rows if drift.needs_sample() else 0,
-        # What a verdict is drawn from the sums by may change; what is summed up may not.
-        "multivariate": [
-            detector.model_dump(mode="json", by_alias=True, exclude={"threshold", "false_alarm_rate"})
-            for detector in drift.multivariate
-        ],
-        "series": [series.key for series in monitor.spec.sequential if series.of_instances],
-        "traffic": [detector.model_dump(mode="json", by_alias=True) for detector in monitor.spec.traffic.detectors],
-        "client": None if client is None or not monitor.spec.traffic.detectors else client.model_dump(mode="json"),
-        "learned": [detector.key for detector in monitor.spec.outliers.learned],
-    }
-    try:
-        stamp = json.loads(fs.cat_file(path))
-    except FileNotFoundError:
-        version = monitor.spec.reference.version
-        version = Store(monitor.spec.reference.store).current(monitor.name) if version == CURRENT else version
-        Store(monitor.spec.reference.store).load(monitor.name, version)
-        write_whole(fs, path, json.dumps({**wanted, "baseline": version}, indent=2).encode() + b"\n")
-        return version
-    changed = [
-        f"{key} was {stamp.get(key)!r} and is {value!r}" for key, value in wanted.items() if stamp.get(key) != value
-    ]
-    if changed:
-        raise IncompatibleCheckpoint(
-            f"the checkpoint {monitor.spec.job.checkpoint} was made under other settings ({'; '.join(changed)}): give "
-            "spec.job.checkpoint a new directory (the monitor then begins at kafka.startingOffsets), or change the settings back",
-        )
-    return str(stamp["baseline"])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def prepare_topics(monitor: ModelMonitor) -> None:
+def prepare_topics(*monitors: ModelMonitor) -> None:
     """Create the topics, or wait for them: a source topic that is not there kills a query at its first batch."""
     from streaming.kafka import ensure_topics
 
-    kafka, topics = monitor.spec.kafka, monitor.topics
-    wanted = [
-        ([topics.inference], kafka.partitions, kafka.largest_message),
-        ([topics.outliers, topics.statistics, topics.drift, topics.deadletter], 1, kafka.largest_record),
-    ]
-    for names, partitions, largest in wanted:
+    wanted: dict[tuple[Any, ...], list[str]] = {}
+    first: Kafka | None = None
+    for monitor in monitors:
+        kafka, topics = monitor.spec.kafka, monitor.topics
+        first = first or kafka
+        shared = (kafka.replication_factor, kafka.topic_timeout, kafka.create_topics)
+        wanted.setdefault((kafka.partitions, kafka.largest_message, *shared), []).extend(monitor.inputs)
+        written = [topics.outliers, topics.statistics, topics.drift, topics.deadletter, topics.events]
+        if monitor.spec.performance.metrics:
+            written.append(topics.performance)
+        wanted.setdefault((1, kafka.largest_record, *shared), []).extend(written)
+    for (partitions, largest, replication, timeout, create), names in wanted.items():
+        assert first is not None  # there is one when there is a topic
         ensure_topics(
-            kafka,
+            first,
             names,
             partitions=partitions,
-            replication=kafka.replication_factor,
+            replication=replication,
             configs={"max.message.bytes": str(largest)},
-            timeout=kafka.topic_timeout,
-            create=kafka.create_topics,
+            timeout=timeout,
+            create=create,
         )
 
 
@@ -209,7 +347,7 @@ def session(monitor: ModelMonitor) -> "SparkSession":
     if job.master.startswith("local"):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # nobody outside has business with a local Spark
     settings = {
-        "spark.master": job.master,
+        "spark.master": _forgiving(job.master),
         "spark.app.name": f"driftline-{monitor.name}",
         "spark.jars": ",".join(str(jar) for jar in jars("spark-kafka")),
         "spark.driver.memory": job.driver.memory,
@@ -236,16 +374,30 @@ def session(monitor: ModelMonitor) -> "SparkSession":
     return builder.getOrCreate()
 
 
-def start(spark: "SparkSession", monitor: ModelMonitor, version: str) -> "StreamingQuery":
-    """Start the query."""
-    from streaming.worker import Task
+def _forgiving(master: str) -> str:
+    """A local Spark gives a task one chance, and a killed Python worker would end the query; as on a cluster it has four."""
+    found = re.fullmatch(r"local(?:\[(\d+|\*)\])?", master)
+    return f"local[{found[1] or 1},4]" if found else master
 
+
+def start(
+    spark: "SparkSession", monitor: ModelMonitor, task: "Task", topics: Iterable[str], name: str = "driftline"
+) -> "StreamingQuery":
+    """Start the query.
+
+    Parameters
+    ----------
+    monitor
+        The one whose cluster and job section are meant.
+    topics
+        All that are read.
+    """
     kafka, job = monitor.spec.kafka, monitor.spec.job
-    task = Task(monitor.model_dump_json(by_alias=True), version, time.time_ns() // 1_000_000)
-    frontiers = f"{job.checkpoint}/driftline/frontiers"
+    several = len(list(topics := list(topics))) > 1
+    marks = marks_of(job.checkpoint)
     options = {
         **kafka.for_spark(),
-        "subscribe": monitor.topics.inference,
+        "subscribe": ",".join(topics),
         "startingOffsets": kafka.starting_offsets,
         "includeHeaders": "true",
         "failOnDataLoss": "true",
@@ -253,12 +405,12 @@ def start(spark: "SparkSession", monitor: ModelMonitor, version: str) -> "Stream
     if job.max_offsets_per_trigger is not None:
         options["maxOffsetsPerTrigger"] = str(job.max_offsets_per_trigger)
     messages = spark.readStream.format("kafka").options(**options).load()
-    reports = merged(folded(messages, task, frontiers), task, frontiers)
+    reports = merged(folded(messages, task, marks, several=several), task, marks)
     sink = {**kafka.for_spark(), "kafka.max.request.size": str(kafka.largest_record), "kafka.linger.ms": "5"}
     return (
         reports.writeStream.format("kafka")
         .options(**sink)
-        .queryName(f"driftline-{monitor.name}")
+        .queryName(name)
         .option("checkpointLocation", job.checkpoint)
         .trigger(processingTime=f"{int(job.trigger_interval.total_seconds() * 1000)} milliseconds")
         .outputMode("update")
@@ -266,8 +418,14 @@ def start(spark: "SparkSession", monitor: ModelMonitor, version: str) -> "Stream
     )
 
 
-def folded(messages: "DataFrame", task: "Task", frontiers: str) -> "DataFrame":
-    """Outliers, dead letters and partial window summaries of raw Kafka messages; see `streaming.fold`."""
+def folded(messages: "DataFrame", task: "Task", marks: str, *, several: bool) -> "DataFrame":
+    """Outliers, dead letters and partial window summaries of raw Kafka messages; see `streaming.fold`.
+
+    Parameters
+    ----------
+    several
+        Whether the messages are of more than one topic.
+    """
     from pyspark.sql import functions as fn
 
     from streaming.fold import FOLDED
@@ -276,43 +434,25 @@ def folded(messages: "DataFrame", task: "Task", frontiers: str) -> "DataFrame":
     def stage(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
         from streaming.fold import fold
 
-        return fold(batches, task, frontiers)
+        return fold(batches, task, marks)
 
-    columns = messages.select("key", "value", "partition", "offset", "timestamp", fn.expr(FLAT).alias("headers"))
-    return columns.mapInArrow(stage, FOLDED)
+    names = ["key", "value", "partition", "offset", "timestamp", *(["topic"] if several else [])]
+    chosen = messages.select(*map(fn.col, names), fn.expr(FLAT).alias("headers"))
+    # A task a core: every further one costs more than it brings, and fifty models would make two hundred.
+    cores = messages.sparkSession.sparkContext.defaultParallelism
+    return chosen.coalesce(max(cores, 1)).mapInArrow(stage, FOLDED)
 
 
-def merged(rows: "DataFrame", task: "Task", frontiers: str) -> "DataFrame":
+def merged(rows: "DataFrame", task: "Task", marks: str) -> "DataFrame":
     """What goes to Kafka, of folded rows; see `streaming.merge`."""
     from streaming.merge import REPORTED, MergeProcessor
 
     return rows.groupBy("model", "segment").transformWithStateInPandas(
-        statefulProcessor=MergeProcessor(task, frontiers),
+        statefulProcessor=MergeProcessor(task, marks),
         outputStructType=REPORTED,
         outputMode="Update",
         timeMode="ProcessingTime",
     )
-
-
-def _await(query: "StreamingQuery", spark: "SparkSession", monitor: ModelMonitor) -> int:
-    """Wait until the query ends or somebody wants it to."""
-    wanted = threading.Event()
-    before = {number: signal.signal(number, lambda *_: wanted.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    limit = monitor.spec.job.timeout
-    deadline = None if limit is None else time.monotonic() + limit.total_seconds()
-    try:
-        while query.isActive and not wanted.is_set() and (deadline is None or time.monotonic() < deadline):
-            wanted.wait(0.2)
-        if query.isActive:
-            _drain(query, spark)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    failure = query.exception()
-    if failure is not None:
-        _say(f"the query failed: {failure}")
-        return 1
-    return 0
 
 
 def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
@@ -326,10 +466,5 @@ def _drain(query: "StreamingQuery", spark: "SparkSession") -> None:
         query._jsq.streamingQuery().state().set(getattr(terminated, "MODULE$"))  # noqa: SLF001
         query.awaitTermination(_DRAIN_S)
     except Exception as error:  # noqa: BLE001 - whatever Spark renamed, the hard way remains
-        _say(f"the last batch is interrupted and done again after the next start: {error}")
+        say(f"the last batch is interrupted and done again after the next start: {error}")
     query.stop()
-
-
-def _say(text: str) -> None:
-    """A line for whoever watches or reads the log."""
-    print(f"driftline: {text}", file=sys.stderr, flush=True)  # noqa: T201

@@ -5,6 +5,7 @@ partitions that are not idle of the newest event time, less `watermarkDelay`. Sp
 is moved by a single bad timestamp, drops late rows without a count and never closes the last window of a silent stream.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,19 +14,21 @@ import msgspec
 import pandas as pd
 from pyspark.sql.streaming.stateful_processor import StatefulProcessor, StatefulProcessorHandle
 
-from streaming.fold import CLOCK, LATE, MOST_PANES, PANE, RECORD
-from streaming.frontier import Frontiers
+from streaming.editions import ALWAYS, NEVER, Task, Term, Watched, crew
+from streaming.fold import ALL, CLOCK, LATE, MOST_PANES, PANE, REASONS, RECORD
+from streaming.marks import Key, Mark, Marks, batch_number
 from streaming.observations import Observations
 from streaming.pane import Pane, milliseconds
 from streaming.publish import Report, published
-from streaming.worker import Task, Worker, worker
+from streaming.worker import Worker
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.stateful_processor import ExpiredTimerInfo, TimerValues
 
 REPORTED = "topic string, key string, value binary"
 """Schema of what goes to Kafka."""
-_NEVER = -(2**62)
+_POLL = 1000
+"""How often a segment asks whether its model has closed a window that should be over, ms."""
 
 
 class _Clock(msgspec.Struct, array_like=True):
@@ -41,7 +44,7 @@ class _Open(msgspec.Struct, array_like=True):
     """A window that has not closed."""
 
     revision: int = 0
-    reported: int = _NEVER
+    reported: int = ALWAYS
     """Processing time of its last provisional report, ms."""
     changed: bool = True
     """Whether it has rows that no report tells of."""
@@ -50,12 +53,12 @@ class _Open(msgspec.Struct, array_like=True):
 class Head(msgspec.Struct, array_like=True):
     """The state of one key beside its panes. Its version is the first field: see docs/decisions."""
 
-    version: int = 1
+    version: int = 2
     clocks: dict[int, _Clock] = msgspec.field(default_factory=dict)
     """Kafka partition -> clock."""
-    windows: dict[int, _Open] = msgspec.field(default_factory=dict)
-    """Start, ms -> open window."""
-    frontier: int = _NEVER
+    windows: dict[int, dict[int, _Open]] = msgspec.field(default_factory=dict)
+    """Edition -> start, ms (of counted windows the number) -> open window."""
+    frontier: int = ALWAYS
     """Windows that end here or earlier have closed; never moves back."""
     late: int = 0
     """Late messages that no final report tells of yet."""
@@ -65,8 +68,12 @@ class Head(msgspec.Struct, array_like=True):
     """Final windows in a row that drifted, up to the last one."""
     sequential: dict[str, bytes] = msgspec.field(default_factory=dict)
     """`Series.key` -> state of its detector."""
-    parts: dict[int, int] = msgspec.field(default_factory=dict)
-    """Start of a pane -> how many parts its observations have."""
+    parts: dict[int, dict[int, int]] = msgspec.field(default_factory=dict)
+    """Edition -> start of a pane -> how many parts its observations have."""
+    counted: int = 0
+    """Counted windows that have closed."""
+    totals: dict[str, int] = msgspec.field(default_factory=dict)
+    """As `Mark.counts`."""
 
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
@@ -78,99 +85,197 @@ _decode_late = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
 class Merge:
     """One key for the length of one call: state in, records and state out. No Spark in here, so tests drive it by hand."""
 
-    me: Worker
+    model: Watched
     segment: str
     head: Head
     panes: "Panes"
     now: int
     """Processing time, ms."""
+    started: int
+    """When this run of the job began, ms: silence before is the job's, not the stream's."""
+    closed: int = ALWAYS
+    """Of a segment: the frontier of its model as the fold of this batch knew it."""
+
+    @property
+    def me(self) -> Worker:
+        """How the newest windows are counted, and everything that is not of a window."""
+        return self.model.newest
 
     def absorb(self, rows: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
         """Take folded rows in; yields the records that are due whatever the clocks say (dead letters of late messages)."""
         for kind, at, number, body in zip(rows["kind"], rows["time"], rows["number"], rows["body"], strict=True):
-            if kind == PANE:
-                pane = Pane.from_bytes(body, self.me.plans)
-                if int(at) + self.me.duration <= self.head.frontier:
-                    # The fold did not know the frontier (its file was lost): the bytes are in Kafka, the count is here.
-                    self.head.late += pane.messages
-                else:
-                    self._add(int(at), pane)
-            elif kind == CLOCK:
-                clock = self.head.clocks.setdefault(int(number), _Clock(_NEVER, self.now))
+            if kind == CLOCK:
+                clock = self.head.clocks.setdefault(int(number), _Clock(ALWAYS, self.now))
                 clock.newest, clock.seen = max(clock.newest, int(at)), self.now
+                continue
+            term = self.model.term(int(number))
+            if term is None:
+                continue  # its last window closed before it was struck from the task
+            if kind == PANE:
+                pane = Pane.from_bytes(body, self.panes.worker(term.number).plans)
+                if term.is_late(int(at), self.head.frontier):
+                    # The fold did not know the frontier (its file was lost): the bytes are in Kafka, the count is here.
+                    self._late(pane.messages)
+                else:
+                    self._add(term, int(at), pane)
             elif kind == LATE:
                 late, letters = _decode_late(body)
-                if int(at) + self.me.duration <= self.head.frontier:
-                    self.head.late += len(letters)
+                if term.is_late(int(at), self.head.frontier):
+                    self._late(len(letters))
                     for letter in letters:
                         yield self.me.monitor.topics.deadletter, letter
                 else:  # the fold knew of a frontier that a crash has taken back
-                    self._add(int(at), Pane.from_bytes(late, self.me.plans))
+                    self._add(term, int(at), Pane.from_bytes(late, self.panes.worker(term.number).plans))
+
+    def count(self, topics: "pd.Series[str]", numbers: "pd.Series[int]") -> None:
+        """Count finished records that pass through."""
+        dead = numbers[topics == self.me.monitor.topics.deadletter]
+        for place, many in Counter(dead.tolist()).items():
+            self._total(f"dead:{REASONS[int(place)].value}", many)
 
     def advance(self) -> Iterator[tuple[str, bytes]]:
         """Move the frontier, report what is due, drop what is done, and set the next timer."""
-        self.head.frontier = max(self.head.frontier, self._watermark())
-        for start in sorted(self.head.windows):
-            window = self.head.windows[start]
-            if start + self.me.duration <= self.head.frontier:
-                yield from self._report(start, window, final=True)
-                del self.head.windows[start]
-            elif window.changed and self._provisional_due(window) <= self.now:
-                yield from self._report(start, window, final=False)
-        for start in self.panes.starts():
-            if start + self.me.duration <= self.head.frontier:
-                self.panes.drop(start)
-        self.head.timer = self._next_timer()
+        head = self.head
+        head.frontier = max(head.frontier, self.closed if self.segment else self._watermark())
+        for term, start in self._windows():
+            window = head.windows[term.number][start]
+            if self._is_over(term, start):
+                yield from self._report(term, start, window, final=True)
+                del head.windows[term.number][start]
+            elif window.changed and self._provisional_due(term, window) <= self.now:
+                yield from self._report(term, start, window, final=False)
+        for number in [number for number, windows in head.windows.items() if not windows]:
+            del head.windows[number]
+        for number, start in self.panes.places():
+            known = self.model.term(number)
+            if known is None or (number not in head.windows if known.me.every else known.is_late(start, head.frontier)):
+                self.panes.drop(number, start)
+        head.timer = self._next_timer()
 
-    def _add(self, start: int, pane: Pane) -> None:
-        self.panes.add(start, pane)
-        first = start - self.me.duration + self.me.pane
-        for window in range(first, start + 1, self.me.pane):
-            if window + self.me.duration > self.head.frontier:
-                self.head.windows.setdefault(window, _Open()).changed = True
+    def mark(self, batch: int, before: int) -> Mark:
+        """What the fold of the next batch and the driver are told."""
+        clocks = self.head.clocks.values()
+        return Mark(
+            batch,
+            self.head.frontier,
+            before,
+            newest=max((clock.newest for clock in clocks), default=ALWAYS),
+            seen=max((clock.seen for clock in clocks), default=0),
+            open={number: len(windows) for number, windows in self.head.windows.items()},
+            panes=len(self.panes.places()),
+            counts=self.head.totals,
+        )
+
+    def _late(self, messages: int) -> None:
+        self.head.late += messages
+        self._total("late", messages)
+        self._total("dead:late", messages)
+
+    def _total(self, what: str, many: int) -> None:
+        self.head.totals[what] = self.head.totals.get(what, 0) + many
+
+    def _add(self, term: Term, start: int, pane: Pane) -> None:
+        for what, many in (("requests", pane.requests.rows), ("outliers", pane.outliers)):
+            if many and term is self.model.terms[-1]:
+                self._total(what, many)
+        windows = self.head.windows.setdefault(term.number, {})
+        if term.me.every is not None:
+            self.panes.add(term.number, 0, pane)
+            windows.setdefault(self.head.counted, _Open()).changed = True
+            return
+        self.panes.add(term.number, start, pane)
+        for window in term.windows(start):
+            if window + term.me.duration > self.head.frontier:
+                windows.setdefault(window, _Open()).changed = True
+
+    def _windows(self) -> list[tuple[Term, int]]:
+        """All open windows in the order of their starts."""
+        found = [
+            (term, start)
+            for number, windows in self.head.windows.items()
+            for term in (self.model.term(number),)
+            for start in windows
+            if term is not None
+        ]
+        return sorted(found, key=lambda one: (one[1], one[0].number))
+
+    def _is_over(self, term: Term, start: int) -> bool:
+        if term.me.every is None:
+            return start + term.me.duration <= self.head.frontier
+        whole = self.panes.get(term.number, 0)
+        return whole is not None and (whole.requests.rows >= term.me.every or term.until <= self.head.frontier)
 
     def _idle_at(self, clock: _Clock) -> int:
         """When a partition counts as idle: silence before this run of the job began is the job's, not the stream's."""
-        return max(clock.seen, self.me.started) + milliseconds(self.me.monitor.spec.window.idle_timeout)
+        return max(clock.seen, self.started) + milliseconds(self.me.monitor.spec.window.idle_timeout)
+
+    def _ends(self) -> list[int]:
+        """When the open windows end, event time, ms; counted ones have no end."""
+        return [start + term.me.duration for term, start in self._windows() if term.me.every is None]
 
     def _watermark(self) -> int:
         if not self.head.clocks:
-            return _NEVER
+            return ALWAYS
         active = [clock.newest for clock in self.head.clocks.values() if self._idle_at(clock) > self.now]
         if active:
             return min(active) - self._delay
         # Nothing has come for idleTimeout: windows close by the clock on the wall, so that one of today waits until today is
         # over and one of last year (a replay) does not. Never beyond the open ones: what was held up on its way is not late.
-        ends = [start + self.me.duration for start in self.head.windows]
-        return min(self.now - self._delay, max(ends, default=self.head.frontier))
+        return min(self.now - self._delay, max(self._ends(), default=self.head.frontier))
 
     @property
     def _delay(self) -> int:
         return milliseconds(self.me.monitor.spec.window.watermark_delay)
 
-    def _provisional_due(self, window: _Open) -> int:
-        settings = self.me.monitor.spec.window
-        return window.reported + milliseconds(settings.emit_every) if settings.provisional else 2**62
+    def _provisional_due(self, term: Term, window: _Open) -> int:
+        settings = term.me.monitor.spec.window
+        return window.reported + milliseconds(settings.emit_every) if settings.provisional else NEVER
 
     def _next_timer(self) -> int | None:
-        if not self.head.windows:
+        windows = self._windows()
+        if not windows:
             return None
-        due = [self._provisional_due(window) for window in self.head.windows.values() if window.changed]
-        idle = [at for clock in self.head.clocks.values() if (at := self._idle_at(clock)) > self.now]
-        over = [] if idle else [min(self.head.windows) + self.me.duration + self._delay]
-        return min((at for at in (*due, *idle, *over) if at < 2**62), default=None)
+        due = [
+            self._provisional_due(term, window)
+            for term, start in windows
+            for window in (self.head.windows[term.number][start],)
+            if window.changed
+        ]
+        ends = self._ends()
+        if self.segment:  # its model closes windows: the segment looks when one should be over
+            over = [max(min(ends) + self._delay, self.now + _POLL)] if ends else []
+        else:
+            idle = [at for clock in self.head.clocks.values() if (at := self._idle_at(clock)) > self.now]
+            over = idle or [end + self._delay for end in ends[:1]]
+        return min((at for at in (*due, *over) if at < NEVER), default=None)
 
-    def _report(self, start: int, window: _Open, *, final: bool) -> Iterator[tuple[str, bytes]]:
+    def _report(self, term: Term, start: int, window: _Open, *, final: bool) -> Iterator[tuple[str, bytes]]:
         window.revision, window.reported, window.changed = window.revision + 1, self.now, False
-        status = "final" if final else "provisional"
-        head = self.head
-        report = Report(self.segment, start, status, window.revision, head.late, head.drifted)  # type: ignore[arg-type]
-        whole = self.panes.sum(range(start, start + self.me.duration, self.me.pane))
+        head, me = self.head, term.me
+        if me.every is None:
+            whole = self.panes.sum(term.number, range(start, start + me.duration, me.pane))
+            begin, end, first, place = start, start + me.duration, start, None
+        else:
+            whole = self.panes.sum(term.number, range(1))
+            begin, end, first, place = whole.first, whole.last + 1, 0, start
+        report = Report(
+            segment=self.segment,
+            start=begin,
+            end=end,
+            number=place,
+            status="final" if final else "provisional",
+            revision=window.revision,
+            late=head.late,
+            drifted_before=head.drifted,
+        )
         # Nothing more can come to the window's first pane: all windows that hold it close with this one.
-        observations = self.panes.observations(start) if final else ()
-        out = published(self.me, report, whole, head.sequential, observations)
+        observations = self.panes.observations(term.number, first) if final else ()
+        out = published(self.panes.worker(term.number), report, whole, head.sequential, observations)
         if final:
             head.late, head.drifted = 0, out.drifted
+            if place is not None:
+                head.counted += 1
+                self.panes.drop(term.number, 0)
         yield from out.records
 
 
@@ -180,81 +285,97 @@ class Panes:
     Parameters
     ----------
     state
-        Map of panes, by their start.
+        Map of panes, by their edition and start.
     series
-        Map of observations of instances, by the start of their pane and the number of the part.
+        Map of observations of instances, by edition, the start of their pane and the number of the part.
     parts
-        Start of a pane -> how many parts it has; kept in the key's head.
+        Edition -> start of a pane -> how many parts it has; kept in the key's head.
     """
 
-    def __init__(self, state: Any, series: Any, parts: dict[int, int], me: Worker) -> None:
-        self._state, self._series, self._parts, self._me = state, series, parts, me
-        self._observed: dict[int, list[tuple[Observations, ...]]] = {}
-        self._read: dict[int, Pane] = {}
-        self._changed: set[int] = set()
+    def __init__(
+        self, state: Any, series: Any, parts: dict[int, dict[int, int]], model: Watched, segment: str = ALL
+    ) -> None:
+        self._state, self._series, self._parts, self._model, self._segment = state, series, parts, model, segment
+        self._observed: dict[tuple[int, int], list[tuple[Observations, ...]]] = {}
+        self._read: dict[tuple[int, int], Pane] = {}
+        self._changed: set[tuple[int, int]] = set()
 
-    def get(self, start: int) -> Pane | None:
+    def worker(self, edition: int) -> Worker:
+        """How the panes of an edition are counted, in this segment."""
+        term = self._model.term(edition)
+        assert term is not None  # panes of others are dropped unread
+        return term.me if self._segment == ALL else term.me.segment(self._segment)
+
+    def get(self, edition: int, start: int) -> Pane | None:
         """The pane that begins then, if there is one."""
-        if start not in self._read and self._state.containsKey((start,)):
-            (data,) = self._state.getValue((start,))
+        place = (edition, start)
+        if place not in self._read and self._state.containsKey(place):
+            (data,) = self._state.getValue(place)
             self._spill()
-            self._read[start] = Pane.from_bytes(bytes(data), self._me.plans)
-        return self._read.get(start)
+            self._read[place] = Pane.from_bytes(bytes(data), self.worker(edition).plans)
+        return self._read.get(place)
 
-    def add(self, start: int, pane: Pane) -> None:
+    def add(self, edition: int, start: int, pane: Pane) -> None:
         """Add to the pane that begins then."""
+        place = (edition, start)
         if any(len(numbers.times) for numbers in pane.observations):
-            self._observed.setdefault(start, []).append(pane.observations)
-            pane = replace(pane, observations=self._me.no_rows.observations)
-        before = self.get(start)
-        self._read[start] = pane if before is None else before + pane
-        self._changed.add(start)
+            self._observed.setdefault(place, []).append(pane.observations)
+            pane = replace(pane, observations=self.worker(edition).no_rows.observations)
+        before = self.get(edition, start)
+        self._read[place] = pane if before is None else before + pane
+        self._changed.add(place)
         self._spill()
 
-    def sum(self, starts: range) -> Pane:
+    def sum(self, edition: int, starts: range) -> Pane:
         """The panes that begin then, as one; without their observations, of which a window reads only one pane's."""
-        whole = self._me.no_rows
+        whole = self.worker(edition).no_rows
         for start in starts:
-            pane = self.get(start)
+            pane = self.get(edition, start)
             if pane is not None:
                 whole += pane
         return whole
 
-    def observations(self, start: int) -> list[Observations]:
+    def observations(self, edition: int, start: int) -> list[Observations]:
         """The numbers of each series of instances in the pane that begins then."""
         parts = [
             tuple(Observations.unpacked(*packed) for packed in _decode_observations(bytes(data)))
-            for part in range(self._parts.get(start, 0))
-            for (data,) in (self._series.getValue((start, part)),)
+            for part in range(self._parts.get(edition, {}).get(start, 0))
+            for (data,) in (self._series.getValue((edition, start, part)),)
         ]
-        parts += self._observed.get(start, [])
-        nothing = self._me.no_rows.observations
+        parts += self._observed.get((edition, start), [])
+        nothing = self.worker(edition).no_rows.observations
         return [Observations.joined(each) for each in zip(nothing, *parts, strict=True)]
 
-    def starts(self) -> list[int]:
-        """Of all panes there are, ascending."""
-        return sorted({int(start) for (start,) in self._state.keys()} | set(self._read))  # noqa: SIM118 - a state, not a dict
+    def places(self) -> list[tuple[int, int]]:
+        """Edition and start of all panes there are, ascending."""
+        stored = {(int(edition), int(start)) for edition, start in self._state.keys()}  # noqa: SIM118 - a state, not a dict
+        return sorted(stored | set(self._read))
 
-    def drop(self, start: int) -> None:
+    def drop(self, edition: int, start: int) -> None:
         """Forget a pane."""
-        self._read.pop(start, None)
-        self._changed.discard(start)
-        if self._state.containsKey((start,)):
-            self._state.removeKey((start,))
-        self._observed.pop(start, None)
-        for part in range(self._parts.pop(start, 0)):
-            self._series.removeKey((start, part))
+        place = (edition, start)
+        self._read.pop(place, None)
+        self._changed.discard(place)
+        if self._state.containsKey(place):
+            self._state.removeKey(place)
+        self._observed.pop(place, None)
+        parts = self._parts.get(edition, {})
+        for part in range(parts.pop(start, 0)):
+            self._series.removeKey((*place, part))
+        if not parts:
+            self._parts.pop(edition, None)
 
     def write(self) -> None:
         """Put what changed into the state; observations are only ever appended, a part a batch."""
-        for start, batch in self._observed.items():
-            part = self._parts.get(start, 0)
+        for (edition, start), batch in self._observed.items():
+            parts = self._parts.setdefault(edition, {})
+            part = parts.get(start, 0)
             whole = [Observations.joined(each).packed() for each in zip(*batch, strict=True)]
-            self._series.updateValue((start, part), (msgspec.msgpack.encode(whole),))
-            self._parts[start] = part + 1
+            self._series.updateValue((edition, start, part), (msgspec.msgpack.encode(whole),))
+            parts[start] = part + 1
         self._observed.clear()
-        for start in sorted(self._changed):
-            self._state.updateValue((start,), (self._read[start].to_bytes(),))
+        for place in sorted(self._changed):
+            self._state.updateValue(place, (self._read[place].to_bytes(),))
         self._changed.clear()
 
     def _spill(self) -> None:
@@ -267,65 +388,95 @@ class Panes:
 class MergeProcessor(StatefulProcessor):
     """`Merge` on Spark's state: one head and a map of panes for each key, and one processing-time timer."""
 
-    def __init__(self, task: Task, frontiers: str) -> None:
-        self._task, self._folder = task, frontiers
+    def __init__(self, task: Task, marks: str) -> None:
+        self._task, self._folder = task, marks
 
     def init(self, handle: StatefulProcessorHandle) -> None:
         """Open the state of this partition."""
         self._handle = handle
         self._head = handle.getValueState("head", "body binary")
-        self._panes = handle.getMapState("panes", "start long", "body binary")
-        self._series = handle.getMapState("series", "start long, part long", "body binary")
-        self._me = worker(self._task)
-        self._frontiers: dict[tuple[str, str], int] = {}
+        self._panes = handle.getMapState("panes", "edition long, start long", "body binary")
+        self._series = handle.getMapState("series", "edition long, start long, part long", "body binary")
+        self._crew = crew(self._task)
+        self._batch = batch_number()
+        self._marks: dict[Key, Mark] = {}
+        self._closed: dict[Key, int] | None = None
 
     def handleInputRows(  # type: ignore[override] # noqa: N802 - Spark's name; rows are pandas here
         self, key: Any, rows: Iterator[pd.DataFrame], timerValues: "TimerValues"
     ) -> Iterator[pd.DataFrame]:
         """What the folded rows of a key in one batch come to."""
         merge = self._merge(key, timerValues)
-        before = merge.head.timer
+        if merge is None:
+            for _ in rows:
+                pass
+            return
+        before = merge.head.timer, merge.head.frontier
         for part in rows:
             through = part["kind"] == RECORD
             if through.any():
-                yield _reported(key, part.loc[through, "topic"], part.loc[through, "body"])
+                finished = part[through]
+                merge.count(finished["topic"], finished["number"])
+                yield _reported(key, finished["topic"], finished["body"])
             yield from _frames(key, merge.absorb(part[~through]))
         yield from _frames(key, merge.advance())
-        self._keep(key, merge, before)
+        self._keep(key, merge, *before)
 
     def handleExpiredTimer(  # noqa: N802 - Spark's name
         self, key: Any, timerValues: "TimerValues", expiredTimerInfo: "ExpiredTimerInfo"
     ) -> Iterator[pd.DataFrame]:
         """What is due for a key that asked to be woken."""
         merge = self._merge(key, timerValues)
+        if merge is None:
+            return
         expired = expiredTimerInfo.getExpiryTimeInMs()
-        before = None if merge.head.timer == expired else merge.head.timer
+        before = None if merge.head.timer == expired else merge.head.timer, merge.head.frontier
         yield from _frames(key, merge.advance())
-        self._keep(key, merge, before)
+        self._keep(key, merge, *before)
 
     def close(self) -> None:
-        """Leave the frontiers for the fold of the next batch."""
-        if self._frontiers:
+        """Leave the marks for the fold of the next batch."""
+        if self._marks:
             from pyspark import TaskContext
 
             context = TaskContext.get()
-            Frontiers(self._folder).write(0 if context is None else context.partitionId(), self._frontiers)
+            Marks(self._folder).write(0 if context is None else context.partitionId(), self._marks)
 
-    def _merge(self, key: Any, timers: "TimerValues") -> Merge:
+    def _merge(self, key: Any, timers: "TimerValues") -> Merge | None:
+        """What is to be done for a key; nothing is left of the state of a model that is watched no more."""
+        name, segment = key
+        model = self._crew.model(name)
+        if model is None:
+            self._forget()
+            return None
         stored = self._head.get()
         head = Head() if stored is None else _decode_head(bytes(stored[0]))
-        panes = Panes(self._panes, self._series, head.parts, self._me)
-        return Merge(self._me, key[1], head, panes, timers.getCurrentProcessingTimeInMs())
+        panes = Panes(self._panes, self._series, head.parts, model, segment)
+        now, started = timers.getCurrentProcessingTimeInMs(), self._task.started
+        return Merge(model, segment, head, panes, now, started, self._frontier(name) if segment else ALWAYS)
 
-    def _keep(self, key: Any, merge: Merge, before: int | None) -> None:
+    def _frontier(self, model: str) -> int:
+        if self._closed is None:
+            self._closed = Marks(self._folder).frontiers(self._batch)
+        return self._closed.get((model, ALL), ALWAYS)
+
+    def _forget(self) -> None:
+        self._head.clear()
+        self._panes.clear()
+        self._series.clear()
+        for timer in list(self._handle.listTimers()):
+            self._handle.deleteTimer(timer)
+
+    def _keep(self, key: Any, merge: Merge, timer: int | None, frontier: int) -> None:
         merge.panes.write()
-        if merge.head.timer != before:
-            if before is not None:
-                self._handle.deleteTimer(before)
+        if merge.head.timer != timer:
+            if timer is not None:
+                self._handle.deleteTimer(timer)
             if merge.head.timer is not None:
                 self._handle.registerTimer(merge.head.timer)
         self._head.update((msgspec.msgpack.encode(merge.head),))
-        self._frontiers[key[0], key[1]] = merge.head.frontier
+        known = self._marks.get(key)  # rows and an expired timer in one batch
+        self._marks[key[0], key[1]] = merge.mark(self._batch, frontier if known is None else known.before)
 
 
 def _frames(key: Any, records: Iterator[tuple[str, bytes]]) -> Iterator[pd.DataFrame]:

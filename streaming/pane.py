@@ -13,7 +13,9 @@ from detectors.traffic.base import FittedTraffic, TrafficState
 from reference.baseline import Table
 from streaming.observations import Observations
 
-_Packed = tuple[tuple[bytes, bytes, bytes], int, int, int, list[tuple[bytes, bytes, bytes]], list[bytes]]
+_Packed = tuple[
+    tuple[bytes, bytes, bytes], tuple[int, int, int, int, int], list[tuple[bytes, bytes, bytes]], list[bytes]
+]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -48,6 +50,10 @@ class Pane:
     """Messages of this time that went to the dead-letter topic."""
     outliers: int = 0
     """Instances that at least one detector flagged."""
+    first: int = 2**62
+    """Event time of the first message, dead ones included, ms."""
+    last: int = -(2**62)
+    """Event time of the last one, ms."""
     observations: tuple[Observations, ...] = ()
     """Of each series of instances that a sequential detector watches."""
     traffic: tuple[TrafficState, ...] = ()
@@ -72,6 +78,8 @@ class Pane:
             self.messages + other.messages,
             self.dead + other.dead,
             self.outliers + other.outliers,
+            min(self.first, other.first),
+            max(self.last, other.last),
             tuple(a + b for a, b in zip(self.observations, other.observations, strict=True)),
             tuple(a + b for a, b in zip(self.traffic, other.traffic, strict=True)),
         )
@@ -93,17 +101,19 @@ class Pane:
         tables = [summary.to_bytes() for _, summary in self.tables()]
         series = [observations.packed() for observations in self.observations]
         traffic = [state.to_bytes() for state in self.traffic]
-        return msgspec.msgpack.encode((tables, self.messages, self.dead, self.outliers, series, traffic))
+        counts = (self.messages, self.dead, self.outliers, self.first, self.last)
+        return msgspec.msgpack.encode((tables, counts, series, traffic))
 
     @classmethod
     def from_bytes(cls, data: bytes, plans: Plans) -> "Pane":
         """Read the binary form back; raises SummaryFormatError or IncompatibleSummaries as `TableSummary.from_bytes`."""
         try:
-            tables, messages, dead, outliers, series, traffic = msgspec.msgpack.decode(data, type=_Packed)
+            tables, counts, series, traffic = msgspec.msgpack.decode(data, type=_Packed)
         except msgspec.MsgspecError as error:
             msg = f"these {len(data)} bytes are no pane: {error}"
             raise SummaryFormatError(msg) from None
         requests, responses, scores = tables
+        messages, dead, outliers, first, last = counts
         return cls(
             TableSummary.from_bytes(requests, plans.request),
             TableSummary.from_bytes(responses, plans.response),
@@ -111,6 +121,8 @@ class Pane:
             messages,
             dead,
             outliers,
+            first,
+            last,
             tuple(Observations.unpacked(*packed) for packed in series),
             tuple(detector.read(state) for detector, state in zip(plans.traffic, traffic, strict=True)),
         )

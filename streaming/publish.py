@@ -63,13 +63,17 @@ class Report:
 
     segment: str
     start: int
-    """Event time, ms; the window ends one duration later."""
+    """Event time, ms."""
+    end: int
+    """The same; beyond the window."""
     status: Status
     revision: int
     late: int
     """Late messages to be told of."""
     drifted_before: int = 0
     """Windows in a row that drifted just before this one."""
+    number: int | None = None
+    """Of a counted window: how many there were before it."""
 
 
 def published(
@@ -104,9 +108,9 @@ def columns_of(window: Pane) -> Columns:
 
 def _id(me: Worker, report: Report, kind: str) -> str:
     """A final report has one id, however many provisional ones a crash made it repeat."""
-    end = rfc3339(report.start + me.duration)
     which = "final" if report.status == "final" else f"r{report.revision}"
-    return "/".join((me.model, report.segment or "-", rfc3339(report.start), end, kind, which))
+    span = [rfc3339(report.start), rfc3339(report.end)] if report.number is None else [f"{report.number:09d}"]
+    return "/".join((me.model, report.segment or "-", *span, kind, which))
 
 
 def _shared(me: Worker, report: Report, kind: str, detected_at: str) -> dict[str, object]:
@@ -117,7 +121,8 @@ def _shared(me: Worker, report: Report, kind: str, detected_at: str) -> dict[str
         "detected_at": detected_at,
         "segment": report.segment,
         "baseline": me.version,
-        "window": Window(rfc3339(report.start), rfc3339(report.start + me.duration)),
+        "window": Window(rfc3339(report.start), rfc3339(report.end)),
+        "every": me.every,
         "status": report.status,
         "revision": report.revision,
     }
@@ -216,7 +221,7 @@ def _distribution(me: Worker, source: Table, column: ColumnSummary) -> Histogram
     if column.name in settings.edges:
         edges = np.asarray(settings.edges[column.name])
     else:
-        known = me.baseline.columns(source).get(column.name)
+        known = me.reference.columns(source).get(column.name)
         basis = known if known is not None and known.count else column
         edges = (
             np.linspace(basis.low, basis.high, settings.bins + 1)
@@ -241,7 +246,7 @@ def drift_record(me: Worker, report: Report, window: Pane, known: Columns, detec
         (method, _compared(source, method, reference, window_column, auto=auto))
         for source, table in window.tables()
         if source == "request" or table.rows
-        for name, reference in me.baseline.columns(source).items()
+        for name, reference in me.reference.columns(source).items()
         if name in me.schema(source).names
         for window_column in (known[source][name],)
         for method, auto in _methods(me, reference, window_column)
@@ -262,10 +267,11 @@ def drift_record(me: Worker, report: Report, window: Pane, known: Columns, detec
     return Drift(
         **_shared(me, report, "drift", detected_at),  # type: ignore[arg-type]
         rows=window.requests.rows,
-        reference_rows=me.baseline.rows,
+        reference_rows=me.reference.rows,
         columns=columns,
         drifted_columns=drifted_columns,
         judged_columns=len(answers),
+        unjudged=me.unjudged,
         share=share,
         share_threshold=settings.share,
         drifted=drifted,

@@ -8,8 +8,19 @@ from typing import Any, Literal
 
 import msgspec
 
-KINDS = ("outlier", "statistics", "drift", "deadletter")
+KINDS = ("outlier", "statistics", "drift", "deadletter", "event")
 Status = Literal["provisional", "final"]
+EventReason = Literal[
+    "modelAdded",
+    "modelRemoved",
+    "monitorChanged",
+    "monitorRefused",
+    "baselineAdopted",
+    "baselineRefused",
+    "topicRecreated",
+    "noTraffic",
+    "trafficResumed",
+]
 
 
 class Record(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=False):
@@ -73,6 +84,9 @@ class WindowRecord(Record, kw_only=True):
     """`provisional` while rows may still come, `final` once."""
     revision: int
     """Counts the reports of this window from 1 on; the final one counts too."""
+    every: int | None = None
+    """Of a counted window: instances that close it. It closed with the first micro-batch that reached them, and spans the times of what it
+    holds: where one ends and the next begins is not reproducible."""
 
 
 class Counts(msgspec.Struct, rename="camel", kw_only=True):
@@ -272,6 +286,8 @@ class Drift(WindowRecord, kw_only=True):
     traffic: list[TrafficDrift]
     """Of all requests first, then of single clients, alarms first, at most 100 of a detector; `extraction` in final reports only, because it takes its time."""
     alarm: Alarm
+    unjudged: str | None = None
+    """Why nothing was compared: a segment that the reference has too few rows of, or none."""
 
 
 class DeadLetter(Record, kw_only=True):
@@ -296,11 +312,23 @@ class DeadLetter(Record, kw_only=True):
     """Bytes of the Kafka value. More than `value` holds only where an older topic takes larger messages than a record may be."""
 
 
+class Event(Record, kw_only=True):
+    """Something that happened to the monitoring of a model, not to the model's data."""
+
+    kind: Literal["event"] = "event"
+    reason: EventReason
+    message: str
+    """What happened, in words."""
+    alarm: bool
+    """Whether somebody should look: a file or a baseline that is refused, a topic that was created again, a model without traffic."""
+
+
 RECORDS: dict[str, type[Record]] = {
     "outliers": Outlier,
     "statistics": Statistics,
     "drift": Drift,
     "deadletter": DeadLetter,
+    "events": Event,
 }
 """Topic suffix -> the type of its records."""
 

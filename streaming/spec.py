@@ -26,12 +26,14 @@ from detectors.outliers.k_sigma import KSigma
 from detectors.outliers.missing import Missing
 from detectors.outliers.nonfinite import NonFinite
 from detectors.outliers.unseen_category import UnseenCategory
+from detectors.performance.settings import Performance
 from detectors.sequential.base import SequentialDetector
 from detectors.settings import Duration, Settings, format_duration
 from detectors.statistics.metrics import METRICS, SHARES
 from detectors.traffic import TrafficMethod
 from detectors.traffic.base import TrafficDetector
 from reference.schema import Model, Name
+from reference.segments import FeatureOrHeader, Segments
 from reference.settings import Reference
 from streaming.document import Document, NotADocument, Problem, in_words, misplaced
 from streaming.errors import InvalidMonitor
@@ -65,6 +67,7 @@ class Topics(Settings):
     drift: str = "{model}-drift"
     performance: str = "{model}-performance"
     deadletter: str = "{model}-deadletter"
+    events: str = "{model}-events"
 
     def named(self, model: str) -> "Topics":
         """The same with the model's name filled in."""
@@ -107,7 +110,8 @@ class WindowSection(Settings):
     slide: Duration | None = None
     """How far apart windows begin. Default: `duration` (tumbling)."""
     every: int | None = Field(default=None, ge=1)
-    """Windows of so many instances instead of a duration. Not available yet: a number is refused."""
+    """Windows of so many instances instead of a duration. A window closes with the first micro-batch that reaches the number, so where one
+    ends and the next begins is not reproducible."""
     watermark_delay: Duration = timedelta(seconds=30)
     """How much out of order events may come and still be counted."""
     idle_timeout: Duration = timedelta(minutes=1)
@@ -119,6 +123,9 @@ class WindowSection(Settings):
     """A changed window reports provisionally at most this often (processing time)."""
     provisional: bool = True
     """Whether windows report before they close."""
+    no_traffic: Duration | None = None
+    """A model without any message for this long (processing time) is an alarm of its own, the event `noTraffic`. Windows without messages
+    make no reports. Default: silence is no alarm."""
 
     @model_validator(mode="after")
     def _panes_tile_the_window(self) -> Self:
@@ -129,6 +136,8 @@ class WindowSection(Settings):
                     [to_camel(name)],
                     f"{format_duration(getattr(self, name))} is no time at all: it must be longer than 0s",
                 )
+        if self.every is not None and self.slide is not None:
+            raise misplaced(["slide"], "does nothing for windows of a number of instances: remove it, or `every`")
         if self.slide is not None and (self.slide <= zero or self.duration % self.slide != zero):
             duration, slide = format_duration(self.duration), format_duration(self.slide)
             raise misplaced(
@@ -245,56 +254,17 @@ class DriftSection(Settings):
         )
 
 
-class Client(Settings):
-    """How to tell who sent a request."""
-
-    feature: str | None = None
-    """A categorical feature that names the client."""
-    header: str | None = None
-    """A Kafka header that does, for instance `ce_source`."""
-    member: str | None = None
-    """The header holds a JSON object, and this member of it is meant: `header: ce_metadata`, `member: x-client-id` for a request header
-    that KServe's logger was told to pass on."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if (self.feature is None) == (self.header is None) or (self.member is not None and self.header is None):
-            msg = "give either `feature`, or `header` (with `member` when the header holds a JSON object)"
-            raise ValueError(msg)
-        return self
-
-
 class Traffic(Settings):
     """Whether somebody probes, copies or floods the model."""
 
     detectors: tuple[TrafficMethod, ...] = ()
     """By name, or with settings."""
-    client: Client | None = None
+    client: FeatureOrHeader | None = None
     """By which requests are also looked at client by client. Default: only all together."""
 
     @model_validator(mode="after")
     def _each_is_named_once(self) -> Self:
         return _named_once(self, "detectors", self.detectors)
-
-
-class Performance(Settings):
-    """Quality of the predictions once labels come. Not available yet: metrics are refused."""
-
-    metrics: tuple[
-        Literal["accuracy", "precision", "recall", "f1", "rocAuc", "logLoss", "mae", "rmse", "mape", "r2"], ...
-    ] = ()
-    """What is reported of each window."""
-    label_retention: Duration = timedelta(days=7)
-    """How long a prediction waits for its label."""
-
-
-class Segments(Settings):
-    """The same reports for each value of some columns. Not available yet: columns are refused."""
-
-    by: tuple[str, ...] = ()
-    """Features whose values make the segments."""
-    most: int = Field(default=20, ge=1)
-    """So many segments at most; further values share one called `other`."""
 
 
 class Reports(Settings):
@@ -343,6 +313,8 @@ class Job(Settings):
     """Partitions of the stateful stage. Fixed for the life of a checkpoint."""
     timeout: Duration | None = None
     """Stop after this long. Default: never."""
+    refresh_interval: Duration = timedelta(seconds=10)
+    """How often a running monitor looks for changed files, published baselines and topics that were created again."""
     spark: dict[str, str] = {}
     """Further Spark properties, for instance `spark.executor.extraJavaOptions`."""
 
@@ -404,9 +376,6 @@ class Spec(Settings):
     def _what_is_asked_for_is_there(self) -> Self:
         """A key that did nothing would be a lie: what this version cannot do yet is refused."""
         for place, wanted, instead in (
-            (["performance", "metrics"], self.performance.metrics, "leave it empty"),
-            (["segments", "by"], self.segments.by, "leave it empty, or give each segment a ModelMonitor of its own"),
-            (["window", "every"], self.window.every, "use duration and slide"),
             (["logger", "autoscaling", "maxScale"], self.logger.autoscaling.max_scale > 1, "leave it at 1"),
         ):
             if wanted:
@@ -426,6 +395,8 @@ class Spec(Settings):
                         [section, key, name],
                         f"{name!r} is no feature or prediction of the model: known are: {', '.join(known)}",
                     )
+        for place, text in self.segments.misfits(self.model):
+            raise misplaced(["segments", "by", place], text)
         client = self.traffic.client
         if client is not None and not self.traffic.detectors:
             raise misplaced(["traffic", "client"], "does nothing without traffic.detectors: name some")
@@ -527,6 +498,12 @@ class ModelMonitor(Settings):
         """The topics' names, filled in."""
         return self.spec.kafka.topics.named(self.name)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The topics that are read: requests and responses, and labels where performance is asked for."""
+        topics = self.topics
+        return (topics.inference, topics.labels) if self.spec.performance.metrics else (topics.inference,)
+
 
 def parse(text: str, origin: str, *, importing: bool = True) -> ModelMonitor:
     """Read a ModelMonitor from YAML.
@@ -569,6 +546,25 @@ def load(path: Path, *, importing: bool = True) -> ModelMonitor:
     return parse(text, str(path), importing=importing)
 
 
+def absolute(monitor: ModelMonitor) -> ModelMonitor:
+    """The same with local paths made absolute, because Spark's workers may have another working directory."""
+    spec = monitor.spec
+    return monitor.model_copy(
+        update={
+            "spec": spec.model_copy(
+                update={
+                    "reference": spec.reference.model_copy(update={"store": _absolute(spec.reference.store)}),
+                    "job": spec.job.model_copy(update={"checkpoint": _absolute(spec.job.checkpoint)}),
+                },
+            ),
+        },
+    )
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).resolve())
+
+
 def dump(monitor: ModelMonitor) -> str:
     """The ModelMonitor as YAML: what differs from the defaults, in the order of the schema; `parse` reads it back equal."""
     document = {"apiVersion": monitor.api_version, "kind": monitor.kind, **_brief(monitor)}
@@ -594,7 +590,7 @@ _DETECTORS = (DriftDetector, OutlierDetector, MultivariateDetector, SequentialDe
 
 def _brief(value: Any, written: Any = None) -> Any:
     """What a settings object says beyond its defaults; `written` is its full JSON form."""
-    if isinstance(value, Settings):
+    if isinstance(value, Settings) and not isinstance(written, str):
         written = value.model_dump(mode="json", by_alias=True) if written is None else written
         brief: dict[str, Any] = {}
         for name, field in type(value).model_fields.items():

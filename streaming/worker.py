@@ -1,4 +1,4 @@
-"""What a Spark worker holds of one monitor: made once a process, from a few strings that travel with the task."""
+"""What a Spark worker holds of one ModelMonitor and one baseline: made once a process."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,25 +13,14 @@ from detectors.statistics.column import ColumnSummary
 from detectors.statistics.embedding import Embedding
 from detectors.statistics.table import Plan, TableSummary
 from detectors.traffic.base import FittedTraffic
-from reference.baseline import SOURCES, Baseline, Source, Table
-from reference.schema import Column, Schema
+from reference.baseline import SOURCES, Baseline, Part, Source, Table
+from reference.schema import Column, Model, Schema
 from reference.store import Store
 from streaming.messages import Decoder
 from streaming.pane import Pane, Plans, milliseconds
+from streaming.segments import Segmentation
 from streaming.series import Series
 from streaming.spec import ModelMonitor
-
-
-@dataclass(frozen=True)
-class Task:
-    """The few strings that name everything a stage needs; cheap to send with every task."""
-
-    monitor: str
-    """The ModelMonitor as JSON, its paths absolute."""
-    baseline: str
-    """Version of the baseline."""
-    started: int
-    """When this run of the job began, ms since the epoch: silence counts from then on at the earliest."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +29,65 @@ class Worker:
 
     monitor: ModelMonitor
     baseline: Baseline
+    """Whose rulers windows are counted on."""
     version: str
-    started: int
+    of: str = ""
+    """Name of the segment whose windows are counted; empty: all instances."""
+    lean: "Worker | None" = None
+    """Of a segment: what it has in common with the others."""
+
+    @classmethod
+    def load(cls, monitor: str, version: str) -> "Worker":
+        """Of a ModelMonitor as JSON and a baseline of its store."""
+        settings = settings_of(monitor)
+        return cls(settings, Store(settings.spec.reference.store).load(settings.name, version), version)
 
     @property
     def model(self) -> str:
         """The model's name."""
         return self.monitor.name
+
+    @cached_property
+    def reference(self) -> Part:
+        """What windows are compared with: the whole reference, or a segment's part of it."""
+        if not self.of:
+            whole = self.baseline
+            return Part(whole.rows, whole.request, whole.response, whole.score, performance=whole.performance)
+        part = self.baseline.segments.get(self.of)
+        return Part(0, {}, {}) if part is None or self.unjudged else part
+
+    @cached_property
+    def unjudged(self) -> str | None:
+        """Why windows of this segment are compared with nothing."""
+        return self.baseline.without_reference(self.monitor.spec.segments).get(self.of)
+
+    @cached_property
+    def segmentation(self) -> Segmentation | None:
+        """Which instance is in which segments, where there are any."""
+        divisions = self.monitor.spec.segments.divisions(self.baseline.request)
+        return Segmentation(divisions, self.schema("request")) if divisions else None
+
+    def segment(self, name: str) -> "Worker":
+        """The same for the windows of a segment: of those nothing is asked that looks at features together, or at who sends what."""
+        if name not in self._segments:
+            lean = self._lean
+            self._segments[name] = Worker(lean.monitor, lean.baseline, lean.version, name, lean)
+        return self._segments[name]
+
+    @cached_property
+    def _segments(self) -> dict[str, "Worker"]:
+        return {}
+
+    @cached_property
+    def _lean(self) -> "Worker":
+        spec = self.monitor.spec
+        changes = {
+            "drift": spec.drift.model_copy(update={"multivariate": ()}),
+            "sequential": (),
+            "traffic": spec.traffic.model_copy(update={"detectors": (), "client": None}),
+        }
+        monitor = self.monitor.model_copy(update={"spec": spec.model_copy(update=changes)})
+        return Worker(monitor, self.baseline, self.version)
 
     def schema(self, table: Table) -> Schema:
         """The columns of requests, of responses, or of the scores of learnt outlier detectors."""
@@ -65,13 +106,15 @@ class Worker:
     def decoder(self) -> Decoder:
         """Of the inference topic; it learns, so there is one a process."""
         keep_wrong = any(isinstance(detector, WrongType) for detector in self.monitor.spec.outliers.detectors)
-        return Decoder(
-            self.monitor.spec.model, max_bytes=self.monitor.spec.kafka.max_message_bytes, keep_wrong=keep_wrong
+        return _decoder(
+            self.monitor.spec.model.model_dump_json(), self.monitor.spec.kafka.max_message_bytes, keep_wrong=keep_wrong
         )
 
     @cached_property
     def plans(self) -> Plans:
         """What is counted, on the baseline's rulers."""
+        if self.lean is not None:
+            return self.lean.plans
         metrics, drift = set(self.monitor.spec.statistics.metrics), self.monitor.spec.drift
 
         def plan(table: Table) -> Plan:
@@ -199,6 +242,11 @@ class Worker:
             if known or isinstance(detector, WrongType)
         ]
 
+    @property
+    def every(self) -> int | None:
+        """Instances of a counted window."""
+        return self.monitor.spec.window.every
+
     @cached_property
     def pane(self) -> int:
         """Length of a pane, ms."""
@@ -215,10 +263,16 @@ class Worker:
         return milliseconds(self.monitor.spec.window.duration)
 
 
-@lru_cache(maxsize=8)
-def worker(task: Task) -> Worker:
-    """What this process holds of a monitor; read from the store at the first call."""
-    # The driver has seen that the functions which it names are there; one that is not here is an error in the report.
-    monitor = ModelMonitor.model_validate_json(task.monitor, context=UNRESOLVED)
-    baseline = Store(monitor.spec.reference.store).load(monitor.name, task.baseline)
-    return Worker(monitor, baseline, task.baseline, task.started)
+@lru_cache(maxsize=64)
+def _decoder(model: str, max_bytes: int, *, keep_wrong: bool) -> Decoder:
+    """Shared by all editions of a model that read messages alike, so that these are read once."""
+    return Decoder(Model.model_validate_json(model), max_bytes=max_bytes, keep_wrong=keep_wrong)
+
+
+@lru_cache(maxsize=4096)
+def settings_of(monitor: str) -> ModelMonitor:
+    """The ModelMonitor of its JSON.
+
+    The driver has seen that the functions which it names are there; one that is not here is an error in the report.
+    """
+    return ModelMonitor.model_validate_json(monitor, context=UNRESOLVED)

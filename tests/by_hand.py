@@ -1,11 +1,18 @@
-"""The operator without Spark: its state in a dictionary, its calls by hand."""
+"""Both stages without Spark: state in a dictionary, calls by hand."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
+from toy import STARTED
 
+from streaming.editions import ALWAYS, Crew, Task, Term, Watched
+from streaming.fold import RECORD, fold
+from streaming.marks import Key, Mark, Marks
 from streaming.merge import Head, Merge, Panes
 from streaming.worker import Worker
 
@@ -29,21 +36,66 @@ class MapState(dict):
 class Operator:
     """One key of the stateful stage; between two calls there is nothing but bytes, as between two batches of Spark."""
 
-    def __init__(self, me: Worker) -> None:
-        self.me, self.state, self.series, self.head = me, MapState(), MapState(), b""
+    def __init__(self, me: Worker | Watched, segment: str = "", started: int = STARTED) -> None:
+        self.model = Watched((Term(0, me),)) if isinstance(me, Worker) else me
+        self.segment, self.started = segment, started
+        self.state, self.series, self.head = MapState(), MapState(), b""
+        self.mark: Mark | None = None
         self.timer: int | None = None
         self.frontier: int | None = None
 
-    def call(self, rows: pd.DataFrame | None, now: int) -> list[tuple[str, bytes]]:
-        """The records of one batch, or of an expired timer (None)."""
+    def is_due(self, now: int) -> bool:
+        """Whether the key wants to be called."""
+        return self.timer is not None and self.timer <= now
+
+    def call(
+        self, rows: pd.DataFrame | None, now: int, closed: int = ALWAYS, batch: int = 0
+    ) -> list[tuple[str, bytes]]:
+        """The records of one batch, or of an expired timer (None); `closed` is the frontier of a segment's model."""
         head = msgspec.msgpack.decode(self.head, type=Head) if self.head else Head()
-        merge = Merge(self.me, "", head, Panes(self.state, self.series, head.parts, self.me), now)
+        before = head.frontier
+        panes = Panes(self.state, self.series, head.parts, self.model, self.segment)
+        merge = Merge(self.model, self.segment, head, panes, now, self.started, closed)
         found = list(merge.absorb(rows)) if rows is not None else []
         found += merge.advance()
         merge.panes.write()
-        assert set(merge.head.parts) <= {start for (start,) in self.state}
+        assert {(edition, start) for edition, parts in merge.head.parts.items() for start in parts} <= set(self.state)
+        self.mark = merge.mark(batch, before)
         self.head, self.timer, self.frontier = msgspec.msgpack.encode(merge.head), merge.head.timer, merge.head.frontier
         return found
+
+
+class Monitor:
+    """A whole monitor: every call of `batch` is a micro-batch, with new processes in between."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        self.task, self.folder = task, str(folder / "marks")
+        self.operators: dict[Key, Operator] = {}
+        self.number = 0
+
+    def batch(self, messages: Sequence[pa.RecordBatch], now: int) -> list[tuple[str, bytes]]:
+        """The records of one micro-batch; each of the messages' batches is a Spark task."""
+        marks, crew = Marks(self.folder), Crew(self.task)
+        closed = marks.frontiers(self.number)
+        folded = [
+            row for part in messages for out in fold(iter([part]), self.task, self.folder) for row in out.to_pylist()
+        ]
+        records = [(row["topic"], row["body"]) for row in folded if row["kind"] == RECORD]
+        keys: dict[Key, list[dict[str, Any]]] = {key: [] for key, one in self.operators.items() if one.is_due(now)}
+        for row in folded:
+            keys.setdefault((row["model"], row["segment"]), []).append(row)
+        left = {}
+        for (name, segment), rows in sorted(keys.items()):
+            model = crew.model(name)
+            assert model is not None
+            operator = self.operators.setdefault((name, segment), Operator(model, segment))
+            operator.model = model
+            frame = pd.DataFrame([row for row in rows if row["kind"] != RECORD]) if rows else None
+            records += operator.call(frame, now, closed.get((name, ""), ALWAYS), self.number)
+            left[name, segment] = operator.mark
+        marks.write(0, left)
+        self.number += 1
+        return records
 
 
 def finals(records: list[tuple[str, bytes]], kind: str) -> list[dict[str, Any]]:

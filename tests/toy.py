@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from reference.build import build
 from reference.store import Store
+from streaming.editions import ALWAYS, Edition, Task
 from streaming.spec import ModelMonitor, parse
 from streaming.worker import Worker
 
@@ -36,7 +37,9 @@ def training(rows: int = 5000) -> pa.Table:
 def publish(monitor: ModelMonitor) -> str:
     """Build and publish the baseline of a toy monitor; returns its version."""
     spec = monitor.spec
-    return Store(spec.reference.store).publish(build(training(), spec.model, spec.reference, spec.outliers.learned))
+    return Store(spec.reference.store).publish(
+        build(training(), spec.model, spec.reference, spec.outliers.learned, segments=spec.segments)
+    )
 
 
 def monitor_of(folder: Path, **sections: str) -> ModelMonitor:
@@ -46,7 +49,13 @@ def monitor_of(folder: Path, **sections: str) -> ModelMonitor:
     return monitor
 
 
-def worker_of(monitor: ModelMonitor, started: int = STARTED) -> Worker:
+def worker_of(monitor: ModelMonitor) -> Worker:
     store = Store(monitor.spec.reference.store)
     version = store.current(monitor.name)
-    return Worker(monitor, store.load(monitor.name, version), version, started)
+    return Worker(monitor, store.load(monitor.name, version), version)
+
+
+def task_of(monitor: ModelMonitor, started: int = 0) -> Task:
+    """What travels to the stages when this is the only model."""
+    version = Store(monitor.spec.reference.store).current(monitor.name)
+    return Task(((Edition(0, ALWAYS, version, monitor.model_dump_json(by_alias=True)),),), started)

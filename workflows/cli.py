@@ -71,6 +71,15 @@ broker = _group("A real one-node Kafka on this machine.")
 jars = _group("The jars of Spark's Kafka connector and of Kafka itself.")
 
 Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The ModelMonitor of the model.")]
+ConfigOrFolder = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="PATH",
+        help="A ModelMonitor, or a directory of them: one job then watches all their models.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text, for programs.")]
 
 
@@ -223,6 +232,7 @@ def reference_build(
 ) -> int:
     """Build a baseline from a training table, and make it the one that monitors compare with."""
     from reference.build import build
+    from reference.performance import label_of
     from reference.store import Store
     from reference.table import read_table
     from streaming.spec import load
@@ -230,7 +240,7 @@ def reference_build(
     spec = (model := load(config, importing=False)).spec
     with _progress() as progress:
         task = progress.add_task(f"reading {data.name}", total=None)
-        table = read_table(data, spec.model)
+        table = read_table(data, spec.model, label_of(spec.performance, spec.model))
         progress.update(task, description=f"folding {table.num_rows:,} rows", total=1.0)
         baseline = build(
             table,
@@ -238,6 +248,8 @@ def reference_build(
             spec.reference,
             spec.outliers.learned,
             lambda share: progress.update(task, completed=share),
+            segments=spec.segments,
+            performance=spec.performance,
         )
         progress.update(task, description=f"publishing to {spec.reference.store}")
         version = Store(spec.reference.store).publish(baseline)
@@ -367,15 +379,19 @@ def _baseline_tables(baseline: Any, *, short: bool) -> "Iterator[Table]":
 
 # ---------------------------------------------------------------------------------------------------------------------
 @monitor.command("run")
-def monitor_run(config: Config) -> int:
-    """Run the monitor of a model until it is stopped: read its inference topic, write outliers, statistics and drift."""
+def monitor_run(config: ConfigOrFolder) -> int:
+    """Run the monitor of a model, or of all in a directory, until it is stopped: read inference topics, write outliers, statistics and drift.
+
+    Files that change, come or go, and baselines that are published take effect while it runs, at the next window.
+    """
     from streaming.spec import load
 
-    model = load(config)  # before Spark is imported: a wrong document is answered at once
+    if not config.is_dir():
+        load(config)  # before Spark is looked for: a wrong document is answered at once
 
     from streaming.job import run
 
-    return run(model)
+    return run(config)
 
 
 @logger.command("serve")

@@ -10,10 +10,11 @@ import pytest
 import toy
 
 from streaming import fold as fold_module
+from streaming.editions import Task, crew
 from streaming.fold import CLOCK, LATE, PANE, RECORD, fold
-from streaming.frontier import Frontiers
+from streaming.marks import Mark, Marks
 from streaming.pane import Pane
-from streaming.worker import Task, Worker
+from streaming.worker import Worker
 
 NOW = 1_767_225_600_000
 """2026-01-01, ms."""
@@ -22,7 +23,7 @@ NOW = 1_767_225_600_000
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
     monitor = toy.monitor_of(tmp_path)
-    return Task(monitor.model_dump_json(by_alias=True), toy.worker_of(monitor).version, 0)
+    return toy.task_of(monitor)
 
 
 def batch(*values: bytes, kafka_time: int = NOW) -> pa.RecordBatch:
@@ -50,6 +51,10 @@ def folded(task: Task, folder: Path, *batches: pa.RecordBatch) -> list[dict]:
     return rows
 
 
+def me_of(task: Task) -> Worker:
+    return crew(task).model("toy").newest
+
+
 def of(rows: list[dict], kind: int) -> list[dict]:
     return [row for row in rows if row["kind"] == kind]
 
@@ -61,7 +66,7 @@ def panes(rows: list[dict], me: Worker) -> dict[int, Pane]:
 def test_a_task_leaves_one_summary_a_pane_and_its_clock(task, tmp_path):
     values = [message(i, NOW + i * 10, 10.0, "ATL") for i in range(2000)]
     rows = folded(task, tmp_path / "none", batch(*values[:700]), batch(*values[700:]))
-    found = panes(rows, fold_module.worker(task))
+    found = panes(rows, me_of(task))
     assert {start: (pane.requests.rows, pane.messages) for start, pane in found.items()} == {
         NOW: (1000, 1000),
         NOW + 10_000: (1000, 1000),
@@ -74,9 +79,9 @@ def test_what_lies_behind_the_frontier_brings_its_bytes_and_all_its_counts(task,
     """After a crash the frontier may be ahead of the state: the operator must then be able to count everything."""
     values = [message(1, NOW, 1e6, "ATL"), message(2, NOW, 10.0, "ATL", "more"), message(3, NOW, 10.0, "ATL")]
     ahead = tmp_path / "ahead"
-    Frontiers(str(ahead)).write(0, {("toy", ""): NOW + 60_000})
+    Marks(str(ahead)).write(0, {("toy", ""): Mark(1, NOW + 60_000, 0)})
     calm, hurt = folded(task, tmp_path / "none", batch(*values)), folded(task, ahead, batch(*values))
-    me = fold_module.worker(task)
+    me = me_of(task)
     (expected,) = panes(calm, me).values()
     assert of(hurt, PANE) == []
     ((body, letters),) = (msgspec.msgpack.decode(row["body"]) for row in of(hurt, LATE))
@@ -116,20 +121,26 @@ def test_what_nobody_foresaw_becomes_a_dead_letter_and_the_others_are_counted(ta
     letters = [json.loads(row["body"]) for row in of(rows, RECORD)]
     assert [(letter["reason"], letter["offset"]) for letter in letters] == [("internal", 5)]
     assert "thirteen" in letters[0]["message"]
-    assert sum(pane.requests.rows for pane in panes(rows, fold_module.worker(task)).values()) == 19
+    assert sum(pane.requests.rows for pane in panes(rows, me_of(task)).values()) == 19
 
 
-def test_an_empty_or_damaged_frontier_file_is_no_frontier(tmp_path):
-    frontiers = Frontiers(str(tmp_path))
+def test_an_empty_or_damaged_file_of_marks_is_none(tmp_path):
+    marks = Marks(str(tmp_path))
     (tmp_path / "0.json").write_bytes(b"")
-    assert frontiers.read() == {}
-    frontiers.write(0, {("toy", ""): 5})
-    assert frontiers.read() == {("toy", ""): 5}
+    assert marks.read() == {}
+    marks.write(0, {("toy", ""): Mark(3, 5, 2)})
+    assert marks.read() == {("toy", ""): Mark(3, 5, 2)}
+
+
+def test_a_batch_that_is_done_again_reads_the_frontier_that_it_read_before(tmp_path):
+    marks = Marks(str(tmp_path))
+    marks.write(0, {("toy", ""): Mark(3, 5, 2)})
+    assert [marks.frontiers(batch)["toy", ""] for batch in (3, 4)] == [2, 5]
 
 
 def test_a_dead_letter_fits_its_topic_even_where_an_older_topic_takes_more(task, tmp_path):
-    most = fold_module.worker(task).monitor.spec.kafka.largest_message
+    most = me_of(task).monitor.spec.kafka.largest_message
     rows = folded(task, tmp_path / "none", batch(b"x" * (most + 10)))
     (letter,) = (json.loads(row["body"]) for row in of(rows, RECORD))
     assert letter["size"] == most + 10
-    assert len(of(rows, RECORD)[0]["body"]) < fold_module.worker(task).monitor.spec.kafka.largest_record
+    assert len(of(rows, RECORD)[0]["body"]) < me_of(task).monitor.spec.kafka.largest_record

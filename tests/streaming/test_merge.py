@@ -27,8 +27,8 @@ S = 1000
 class Stream:
     """Drives one key through batches as Spark would."""
 
-    def __init__(self, me: Worker) -> None:
-        self.me, self.operator, self.now = me, Operator(me), STARTED
+    def __init__(self, me: Worker, started: int = STARTED) -> None:
+        self.me, self.operator, self.now = me, Operator(me, started=started), STARTED
 
     def batch(self, *messages, late=(), now=None):
         """Messages are (partition, time in s); `late` are (time in s, letter) that the fold holds for late."""
@@ -158,9 +158,9 @@ def test_sliding_windows_are_made_of_panes(tmp_path):
     window = "{duration: 10s, slide: 5s, watermarkDelay: 0s, idleTimeout: 5s, emitEvery: 0s}"
     stream = Stream(worker_of(monitor_of(tmp_path, window=window)))
     assert stream.finals(stream.batch((0, 1), (0, 6), (0, 7))) == [(-5, 1)]
-    assert sorted(stream.operator.state) == [(0,), (5000,)]
+    assert sorted(stream.operator.state) == [(0, 0), (0, 5000)]
     assert stream.finals(stream.batch((0, 16))) == [(0, 3), (5, 2)]
-    assert sorted(stream.operator.state) == [(15000,)]
+    assert sorted(stream.operator.state) == [(0, 15000)]
 
 
 def test_provisional_reports_wait_for_emit_every_and_then_come_by_timer(tmp_path):
@@ -183,8 +183,8 @@ def test_silence_before_the_job_began_is_not_the_streams(tmp_path):
     me = worker_of(monitor_of(tmp_path))
     stream = Stream(me)
     stream.batch((0, 1), now=STARTED + S)
-    again = Stream(replace(me, started=STARTED + 100 * S))  # the job was down for 99 s
-    again.operator.__dict__ |= stream.operator.__dict__ | {"me": again.me}
+    again = Stream(me, started=STARTED + 100 * S)  # the job was down for 99 s
+    again.operator.__dict__ |= stream.operator.__dict__ | {"started": STARTED + 100 * S}
     assert stream.finals(again._call(None)) == []
     again.now = STARTED + 101 * S
     assert again.finals(again._call(None)) == []

@@ -74,10 +74,10 @@ def ours(tmp_path, reference, current, **sections):
     """The final records of one window that holds the rows of `current`."""
     monitor = parse(document(tmp_path, model=MODEL, **sections), "toy.yaml")
     baseline = build(pa.Table.from_pandas(reference), monitor.spec.model, monitor.spec.reference)
-    me = Worker(monitor, baseline, "b1", 0)
+    me = Worker(monitor, baseline, "b1")
     (block,) = blocks(pa.Table.from_pandas(current), monitor.spec.model.request_schema)
     pane = me.no_rows.with_table("request", summarise(me.plans.request, block))
-    raw = dict(published(me, WindowReport("", 0, "final", 1, 0), pane, {}).records)
+    raw = dict(published(me, WindowReport("", 0, 300_000, "final", 1, 0), pane, {}).records)
     return (
         msgspec.json.decode(raw[monitor.topics.drift], type=Drift),
         msgspec.json.decode(raw[monitor.topics.statistics], type=Statistics),

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from by_hand import Operator, finals
-from toy import document, worker_of
+from by_hand import Monitor, finals
+from toy import document, task_of, worker_of
 
 from detectors.multivariate import MULTIVARIATE
 from detectors.outliers import LEARNED
@@ -16,12 +16,10 @@ from detectors.statistics.block import Block
 from detectors.statistics.table import summarise
 from reference.build import build
 from reference.store import Store
-from streaming.errors import BaselineMismatch, IncompatibleCheckpoint
-from streaming.fold import RECORD, fold
-from streaming.job import check_baseline, pinned_baseline
+from streaming.errors import BaselineMismatch
+from streaming.job import check_baseline
 from streaming.pane import Pane
 from streaming.spec import parse
-from streaming.worker import Task
 
 START = 1_767_225_600_000
 """2026-01-01, ms."""
@@ -52,7 +50,9 @@ def monitor_of(folder: Path, **sections: str):
     monitor = parse(document(folder, model=MODEL, **sections), "whole.yaml")
     spec = monitor.spec
     table = pa.Table.from_pandas(rows(20_000, 1), preserve_index=False)
-    Store(spec.reference.store).publish(build(table, spec.model, spec.reference, spec.outliers.learned))
+    Store(spec.reference.store).publish(
+        build(table, spec.model, spec.reference, spec.outliers.learned, segments=spec.segments)
+    )
     return monitor
 
 
@@ -60,8 +60,7 @@ class Stream:
     """A monitor by hand: every call of `send` is a micro-batch of its own, with a new process in between."""
 
     def __init__(self, monitor, folder: Path) -> None:
-        self.task = Task(monitor.model_dump_json(by_alias=True), worker_of(monitor).version, 0)
-        self.monitor, self.operator, self.sent, self.folder = monitor, Operator(worker_of(monitor, 0)), 0, folder
+        self.monitor, self.whole, self.sent = monitor, Monitor(task_of(monitor), folder), 0
 
     def send(self, table: pd.DataFrame, first_s: float, last_s: float, cut: int = 1) -> list[tuple[str, bytes]]:
         """Requests (without the predictions), evenly over the seconds from first to last."""
@@ -88,15 +87,7 @@ class Stream:
             }
         )
         size = -(-n // cut)
-        folded = [
-            row
-            for at in range(0, n, size)
-            for part in fold(iter([whole.slice(at, size)]), self.task, str(self.folder / "frontiers"))
-            for row in part.to_pylist()
-        ]
-        passed = [(row["topic"], row["body"]) for row in folded if row["kind"] == RECORD]
-        rest = pd.DataFrame([row for row in folded if row["kind"] != RECORD])
-        return passed + self.operator.call(rest, now=START + 3600 * S + first)
+        return self.whole.batch([whole.slice(at, size) for at in range(0, n, size)], START + 3600 * S + first)
 
 
 def test_the_example_that_watches_everything_runs(tmp_path):
@@ -153,7 +144,6 @@ def test_a_change_that_no_column_shows_is_found_by_all_multivariate_methods(tmp_
     monitor = monitor_of(
         tmp_path, drift=f"{{methods: [{{name: ks, threshold: 0.001}}], multivariate: [{', '.join(MULTIVARIATE)}]}}"
     )
-    assert pinned_baseline(monitor)
     stream = Stream(monitor, tmp_path)
     records = stream.send(rows(800, 2), 0, 9.9, cut=3)
     records += stream.send(rows(1500, 3, broken=True), 10, 19.9, cut=2)
@@ -172,7 +162,7 @@ def test_a_change_that_no_column_shows_is_found_by_all_multivariate_methods(tmp_
 
 def test_learnt_outliers_flag_rows_and_their_scores_are_watched_for_drift(tmp_path):
     monitor = monitor_of(tmp_path, outliers=f"{{detectors: [{', '.join(LEARNED)}]}}", drift="{methods: [wasserstein]}")
-    check_baseline(monitor, pinned_baseline(monitor))
+    check_baseline(monitor, worker_of(monitor).version)
     stream = Stream(monitor, tmp_path)
     clean, broken = rows(1500, 2), rows(1500, 3, broken=True)
     records = stream.send(clean, 0, 9.9) + stream.send(broken, 10, 19.9) + stream.send(rows(10, 4), 30, 31)
@@ -195,7 +185,7 @@ def test_learnt_outliers_flag_rows_and_their_scores_are_watched_for_drift(tmp_pa
 
 def test_a_baseline_without_the_model_is_refused(tmp_path):
     monitor = monitor_of(tmp_path)
-    version = pinned_baseline(monitor)
+    version = worker_of(monitor).version
     asked = parse(document(tmp_path, model=MODEL, outliers="{detectors: [mahalanobis]}"), "whole.yaml")
     with pytest.raises(BaselineMismatch, match=r"mahalanobis.*build it anew"):
         check_baseline(asked, version)
@@ -352,19 +342,6 @@ def test_a_wrong_answer_is_told_of_though_the_baseline_has_no_answers(tmp_path):
     records = Stream(monitor, tmp_path).bytes([json.dumps(answer).encode()])
     outliers = [json.loads(body) for topic, body in records if topic == monitor.topics.outliers]
     assert [(o["detector"], o["instance"]) for o in outliers] == [("wrong_type", 0)]
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ({"traffic": "{detectors: [near_duplicates]}"}, {"traffic": "{detectors: [near_duplicates], client: {feature: where}}"}),
-        ({"outliers": "{detectors: [mahalanobis, pca_reconstruction]}"}, {"outliers": "{detectors: [pca_reconstruction, mahalanobis]}"}),
-    ],
-)  # fmt: skip
-def test_what_the_open_windows_depend_on_may_not_change_under_a_checkpoint(tmp_path, before, after):
-    pinned_baseline(monitor_of(tmp_path, **before))
-    with pytest.raises(IncompatibleCheckpoint):
-        pinned_baseline(parse(document(tmp_path, model=MODEL, **after), "whole.yaml"))
 
 
 def test_dead_letters_cost_no_more_than_other_messages(tmp_path, monkeypatch):

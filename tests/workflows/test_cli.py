@@ -350,7 +350,7 @@ def room(monkeypatch):
 
 
 def test_a_room_s_exit_code_is_the_command_s(config: Path, room):
-    room("streaming.job", run=lambda monitor: {"iris": 7}[monitor.name])
+    room("streaming.job", run=lambda path: {config: 7}[path])
     assert main(["monitor", "run", "--config", str(config)]) == 7
     room("streaming.reporter", run=lambda _monitor, *, once: 3 if once else 4)
     assert main(["report", "run", "--once", "-c", str(config)]) == 3
@@ -360,7 +360,7 @@ def test_a_function_is_imported_by_who_computes_drift_only(config: Path, room, c
     config.write_text(config.read_text() + "  drift: {methods: [nowhere.tests:mine]}\n")
     room("streaming.logger", serve=lambda _monitor: 0)
     room("streaming.reporter", run=lambda _monitor, *, once: int(once))
-    room("streaming.job", run=lambda _monitor: 0)
+    room("streaming.job", run=lambda _path: 0)
     assert main(["logger", "serve", "-c", str(config)]) == 0
     assert main(["report", "run", "-c", str(config)]) == 0
     assert main(["reference", "list", "-c", str(config)]) == 0
@@ -372,7 +372,7 @@ def test_a_function_is_imported_by_who_computes_drift_only(config: Path, room, c
 
 
 def test_a_room_s_error_is_its_text_and_its_exit_code(config: Path, room, capsys):
-    def run(_monitor: object) -> int:
+    def run(_path: object) -> int:
         raise ServiceUnavailable("Kafka is not there\nand will not be")
 
     room("streaming.job", run=run)
@@ -381,7 +381,7 @@ def test_a_room_s_error_is_its_text_and_its_exit_code(config: Path, room, capsys
 
 
 def test_an_interrupt_is_quiet(config: Path, room, capsys):
-    def run(_monitor: object) -> int:
+    def run(_path: object) -> int:
         raise KeyboardInterrupt
 
     room("streaming.job", run=run)
@@ -391,7 +391,7 @@ def test_an_interrupt_is_quiet(config: Path, room, capsys):
 
 @pytest.mark.parametrize(("module", "extra"), EXTRAS.items())
 def test_a_missing_extra_is_named(config: Path, room, capsys, module: str, extra: str):
-    def run(_monitor: object) -> int:
+    def run(_path: object) -> int:
         raise ModuleNotFoundError(f"No module named '{module}.sql'", name=f"{module}.sql")
 
     room("streaming.job", run=run)
@@ -402,7 +402,7 @@ def test_a_missing_extra_is_named(config: Path, room, capsys, module: str, extra
 
 
 def test_a_missing_module_of_ours_is_a_bug_and_looks_like_one(config: Path, room):
-    def run(_monitor: object) -> int:
+    def run(_path: object) -> int:
         raise ModuleNotFoundError("No module named 'streaming.nowhere'", name="streaming.nowhere")
 
     room("streaming.job", run=run)

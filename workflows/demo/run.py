@@ -218,11 +218,19 @@ class _Demo:
     def _baseline(self, monitor: ModelMonitor, table: Path) -> tuple[str, int]:
         """As `driftline reference build` does."""
         from reference.build import build
+        from reference.performance import label_of
         from reference.store import Store
         from reference.table import read_table
 
         spec = monitor.spec
-        baseline = build(read_table(table, spec.model), spec.model, spec.reference)
+        baseline = build(
+            read_table(table, spec.model, label_of(spec.performance, spec.model)),
+            spec.model,
+            spec.reference,
+            spec.outliers.learned,
+            segments=spec.segments,
+            performance=spec.performance,
+        )
         return Store(spec.reference.store).publish(baseline), baseline.rows
 
     def _watch(self, monitor: ModelMonitor, replay: "_Replay", board: Board, wanted: dict[int, int]) -> None:
