@@ -210,9 +210,8 @@ def test_a_mount_without_locks_falls_back_to_a_file(tmp_path, no_locks):
 def test_the_jvm_of_a_killed_driver_is_waited_for(holder, tmp_path):
     """The driver alone is killed, and its JVM stands still: it may still write, so nobody else begins."""
     spark = (
-        "from pyspark.sql import SparkSession; "
-        "spark = SparkSession.builder.master('local[1]').config('spark.ui.enabled', 'false').getOrCreate(); "
-        "lease.bind(spark, patience=1.0); print(spark._sc._gateway.proc.pid, flush=True)"
+        "from types import SimpleNamespace; from pyspark.java_gateway import launch_gateway; gateway = launch_gateway(); "
+        "lease.bind(SimpleNamespace(_jvm=gateway.jvm), patience=1.0); print(gateway.proc.pid, flush=True)"
     )
     first = holder(spark)
     jvm = int(said(first))
