@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from detectors.performance.estimate import UNESTIMATED, estimate, learn
+from detectors.performance.metrics import Totals, measured
 from detectors.performance.plan import PerformancePlan
 from detectors.performance.settings import CLASSIFICATION, REGRESSION, Performance
 from detectors.performance.sums import summarise
@@ -64,6 +65,29 @@ def test_intervals_cover_what_labels_show_although_predictions_drift(kind):
     shares = {name: float(np.mean(np.abs(errors) <= 1.96)) for name, errors in off.items()}
     assert all(0.92 <= share <= 0.98 for name, share in shares.items() if (kind, name) != ("many", "rocAuc")), shares
     assert shares.get("rocAuc", 1) >= 0.92  # of many classes the error is too large rather than too small
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_the_influence_of_rows_is_what_leaving_them_out_shows(kind):
+    """The jackknife's variance, of the metrics that scikit-learn agrees with."""
+    rows, names = 400, [name for name in SETTINGS[kind][0].metrics if name not in UNESTIMATED]
+    predictions, labels = drawn(kind, np.random.default_rng(16), rows, shift=0)
+    plan = plan_of(kind).fitted(predictions, labels)
+    one_bin = summarise(plan, predictions, labels).totals()
+    as_bins = Totals(
+        plan, one_bin.counts[None], one_bin.sums[None], *(np.array([x]) for x in (one_bin.mean, one_bin.m2, 0))
+    )
+    without = [np.arange(rows) != i for i in range(rows)]
+    left = [summarise(plan, predictions[kept], labels[kept]).metrics(names) for kept in without]
+    for name in names:
+        jackknife = (rows - 1) ** 2 / rows * np.var([metrics[name] for metrics in left], ddof=1)
+        _, variance = measured(one_bin, name)
+        assert variance is not None
+        ours = rows * float(variance(as_bins)[0])
+        if (kind, name) == ("many", "rocAuc"):
+            assert 1 <= ours / jackknife < 2.5
+        else:
+            assert ours == pytest.approx(jackknife, rel=0.03), name
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
