@@ -181,7 +181,9 @@ class Merge:
         windows = self.head.windows.setdefault(term.number, {})
         if term.me.every is not None:
             self.panes.add(term.number, 0, pane)
-            windows.setdefault(self.head.counted, _Open()).changed = True
+            taken = [number for others in self.head.windows.values() for number in others]
+            place = next(iter(windows), max([self.head.counted, *(number + 1 for number in taken)]))
+            windows.setdefault(place, _Open()).changed = True
             return
         self.panes.add(term.number, start, pane)
         for window in term.windows(start):
@@ -274,7 +276,7 @@ class Merge:
         if final:
             head.late, head.drifted = 0, out.drifted
             if place is not None:
-                head.counted += 1
+                head.counted = max(head.counted, place + 1)
                 self.panes.drop(term.number, 0)
         yield from out.records
 

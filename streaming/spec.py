@@ -397,6 +397,8 @@ class Spec(Settings):
                     )
         for place, text in self.segments.misfits(self.model):
             raise misplaced(["segments", "by", place], text)
+        for path, text in self.performance.problems([(column.name, column.type) for column in self.model.predictions]):
+            raise misplaced(["performance", *path], text)
         client = self.traffic.client
         if client is not None and not self.traffic.detectors:
             raise misplaced(["traffic", "client"], "does nothing without traffic.detectors: name some")

@@ -1,23 +1,22 @@
 """The one query on a real Spark and a real Kafka: bad input, kill and resume, graceful stop."""
 
 import base64
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Producer
+from live import envelope, finals, read, running, stop, wait_for
 
 from detectors.statistics.quantiles import RANK_ERROR
+from streaming import plan
 from streaming.job import prepare_topics
 from streaming.spec import ModelMonitor, parse
 
@@ -41,81 +40,6 @@ def config(folder: Path, broker, run: str, window: str = WINDOW, **sections) -> 
     toy.publish(monitor)
     prepare_topics(monitor)
     return path, monitor
-
-
-@contextmanager
-def running(path: Path) -> Iterator[subprocess.Popen]:
-    """The monitor as a user runs it, in a process group of its own."""
-    log = path.with_suffix(".log").open("ab")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workflows.cli", "monitor", "run", "--config", str(path)],
-        stdout=log,
-        stderr=log,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
-
-
-def stop(process: subprocess.Popen) -> int:
-    process.send_signal(signal.SIGTERM)
-    return process.wait(60)
-
-
-def envelope(number: int, at: float, instances, kind="request") -> bytes:
-    return json.dumps({"type": kind, "id": f"id-{number}", "time": at, "payload": {"instances": instances}}).encode()
-
-
-def read(broker, topic: str) -> list[dict]:
-    """Everything that is in a topic now."""
-    consumer = Consumer(
-        {
-            **broker.connection.for_confluent(),
-            "group.id": "read",
-            "auto.offset.reset": "earliest",
-            "enable.partition.eof": True,
-        }
-    )
-    from confluent_kafka import OFFSET_BEGINNING, TopicPartition
-
-    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
-    found = []
-    while True:
-        record = consumer.poll(10)
-        assert record is not None, f"{topic} does not answer"
-        if record.error():
-            break
-        found.append(json.loads(record.value()))
-    consumer.close()
-    return found
-
-
-def wait_for(what, process: subprocess.Popen, log: Path, seconds: float = 180):
-    """Poll until `what()` is true, and fail with the log's end when the monitor dies or time is up."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if found := what():
-            return found
-        alive = process.poll() is None
-        if not alive or time.monotonic() > deadline:
-            pytest.fail(f"{'too slow' if alive else 'the monitor died'}:\n{log.read_text()[-4000:]}")
-        time.sleep(0.5)
-
-
-def finals(records: list[dict]) -> dict[str, dict]:
-    """Final reports by id; duplicates must be the same report."""
-    found: dict[str, dict] = {}
-    for record in records:
-        if record["status"] == "final":
-            earlier = found.setdefault(record["id"], record)
-            assert earlier["window"] == record["window"]
-    return found
 
 
 def test_bad_messages_end_in_the_dead_letter_topic_and_good_ones_are_all_counted(kafka, tmp_path):
@@ -307,17 +231,9 @@ def test_a_stopped_monitor_goes_on_where_it_was(kafka, tmp_path):
     assert "TaskKilled" not in said, "the last batch was not interrupted"
 
 
-def test_a_checkpoint_of_other_settings_is_refused_before_spark_starts(kafka, tmp_path):
-    path, _ = config(tmp_path, kafka, "stamp")
-    from streaming.errors import IncompatibleCheckpoint
-    from streaming.job import pinned_baseline
-    from streaming.spec import load
-
-    first = pinned_baseline(load(path))
-    assert pinned_baseline(load(path)) == first
-    path.write_text(path.read_text().replace("duration: 10s", "duration: 20s"))
-    with pytest.raises(IncompatibleCheckpoint, match="duration was '10s' and is '20s'"):
-        pinned_baseline(load(path))
+def test_a_checkpoint_with_other_partitions_is_refused_before_spark_starts(kafka, tmp_path):
+    path, monitor = config(tmp_path, kafka, "stamp", job=f"{{checkpoint: {tmp_path / 'checkpoint'}, statePartitions: 3}}")
+    plan.write(monitor.spec.job.checkpoint, plan.Plan(state_partitions=2))
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "workflows.cli", "monitor", "run", "--config", str(path)],
@@ -326,6 +242,7 @@ def test_a_checkpoint_of_other_settings_is_refused_before_spark_starts(kafka, tm
         check=False,
     )
     assert done.returncode == 2
+    assert "has 2 partitions, and spec.job.statePartitions is 3" in done.stderr
     assert "spec.job.checkpoint a new directory" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - began < 30

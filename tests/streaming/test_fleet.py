@@ -1,0 +1,127 @@
+"""Many models in one job, on a real Spark and a real Kafka: files and baselines come, change and go while it runs."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import toy
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+from live import envelope, finals, read, running, stop, wait_for
+
+from reference.build import build
+from reference.store import Store
+from streaming.job import prepare_topics
+from streaming.spec import ModelMonitor, parse
+
+pytestmark = pytest.mark.spark
+LENGTH = 5
+
+
+def document(folder: Path, broker, name: str, **sections: str) -> str:
+    text = toy.document(
+        folder,
+        kafka=f"{{bootstrapServers: '{broker.bootstrap_servers}', partitions: 2}}",
+        window=f"{{duration: {LENGTH}s, watermarkDelay: 1s, idleTimeout: 4s, emitEvery: 500ms, noTraffic: 8s}}",
+        outliers="{detectors: [bounds, missing]}",
+        job=f"{{checkpoint: {folder / 'checkpoint'}, refreshInterval: 1s}}",
+        **sections,
+    )
+    return text.replace("{name: toy}", f"{{name: {name}}}")
+
+
+def publish(monitor: ModelMonitor, mean: float = 10.0) -> str:
+    rng = np.random.default_rng(int(mean))
+    table = pa.table({"x": rng.normal(mean, 2.0, 3000), "where": rng.choice(["ATL", "JFK"], 3000)})
+    return Store(monitor.spec.reference.store).publish(build(table, monitor.spec.model, monitor.spec.reference))
+
+
+class Sender:
+    """Sends requests of now, and remembers how many."""
+
+    def __init__(self, broker) -> None:
+        self._producer = Producer(broker.connection.for_confluent())
+        self.sent: dict[str, int] = {}
+
+    def __call__(self, monitor: ModelMonitor, count: int = 50) -> None:
+        for i in range(count):
+            body = envelope(self.sent.get(monitor.name, 0) + i, time.time(), [[10.0 + i % 5, "ATL"]])
+            self._producer.produce(monitor.topics.inference, body, partition=i % 2)
+        self._producer.flush()
+        self.sent[monitor.name] = self.sent.get(monitor.name, 0) + count
+
+
+def test_files_baselines_and_topics_change_while_it_runs(kafka, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    documents = {name: document(tmp_path, kafka, name) for name in ("fleet-a", "fleet-b", "fleet-c")}
+    models = {name: parse(text, name) for name, text in documents.items()}
+    versions = {name: publish(monitor) for name, monitor in models.items()}
+    for name in ("fleet-a", "fleet-b"):
+        (folder / f"{name}.yaml").write_text(documents[name])
+    a, b, c = models.values()
+    prepare_topics(a, b)
+    send, log = Sender(kafka), folder.with_suffix(".log")
+
+    def reports(monitor: ModelMonitor) -> list[dict]:
+        return read(kafka, monitor.topics.statistics)
+
+    def reasons(monitor: ModelMonitor) -> list[str]:
+        return [event["reason"] for event in read(kafka, monitor.topics.events)]
+
+    with running(folder) as process:
+        send(a)
+        send(b)
+        wait_for(lambda: reports(a) and reports(b), process, log)
+        # A file comes, another is broken: the first takes effect, of the second its model goes on as it was.
+        (folder / "fleet-c.yaml").write_text(documents["fleet-c"])
+        (folder / "fleet-b.yaml").write_text(documents["fleet-b"].replace("duration: 5s", "duration: soon"))
+        wait_for(lambda: "monitorRefused" in reasons(b), process, log)
+        wait_for(lambda: "modelAdded" in log_of(log, "fleet-c"), process, log)
+        send(c)
+        send(b)
+        wait_for(lambda: reports(c), process, log)
+        # A baseline is published: windows that begin from then on are compared with it.
+        newer = publish(a, mean=11.0)
+        wait_for(lambda: "baselineAdopted" in reasons(a), process, log)
+        deadline = time.monotonic() + 60
+        while not any(r["baseline"] == newer and r["status"] == "final" for r in reports(a)):
+            assert time.monotonic() < deadline
+            send(a, 10)
+            time.sleep(0.5)
+        # A topic is deleted and created again: it is read from its beginning.
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+        wait_for(lambda: sum(r["counts"]["requests"] for r in finals(reports(c)).values()) == 50, process, log)
+        admin.delete_topics([c.topics.inference])[c.topics.inference].result(30)
+        time.sleep(1)
+        admin.create_topics([NewTopic(c.topics.inference, 2, 1)])[c.topics.inference].result(30)
+        send(c)
+        wait_for(lambda: "topicRecreated" in reasons(c), process, log)
+        wait_for(lambda: sum(r["counts"]["requests"] for r in finals(reports(c)).values()) == 100, process, log)
+        # A model that should have traffic and has none says so.
+        wait_for(lambda: "noTraffic" in reasons(b), process, log)
+        # A file goes.
+        (folder / "fleet-b.yaml").unlink()
+        wait_for(lambda: "modelRemoved" in reasons(b), process, log)
+        send(a, 10)
+        assert stop(process) == 0
+    said = log.read_text()
+    assert "Traceback" not in said
+    for monitor in (a, b, c):
+        found = finals(reports(monitor)).values()
+        counted = sum(r["counts"]["requests"] for r in found)
+        if monitor is not a:  # whose last window is open
+            assert counted == send.sent[monitor.name], monitor.name
+        assert not read(kafka, monitor.topics.deadletter)
+        ends = [r["window"]["start"] for r in found]
+        assert len(set(ends)) == len(ends), "a window has one edition"
+    known = {r["window"]["start"]: r["baseline"] for r in finals(reports(a)).values()}
+    assert set(known.values()) == {versions["fleet-a"], newer}
+    assert [known[start] for start in sorted(known)] == sorted(known.values(), key=[versions["fleet-a"], newer].index)
+
+
+def log_of(log: Path, model: str) -> str:
+    """What the log says of one model."""
+    return "\n".join(line for line in log.read_text().splitlines() if f"driftline: {model}:" in line)
