@@ -27,12 +27,28 @@ Bools = NDArray[np.bool_]
 
 def paired(request_keys: Keys, response_keys: Keys) -> Ints:
     """(responses,) which row of the requests each belongs to: the first with its key; -1 where there is none."""
-    if not len(request_keys):
-        return np.full(len(response_keys), -1)
-    order = np.argsort(request_keys, kind="stable")
-    keys = request_keys[order]
-    at = np.minimum(np.searchsorted(keys, response_keys), len(keys) - 1)
-    return np.where(keys[at] == response_keys, order[at], -1)
+    # A hash table with one place a slot: keys are hashes already. What finds its slot taken by another key is sorted.
+    size = 1 << (4 * len(request_keys)).bit_length()
+    slots = (request_keys & np.uint64(size - 1)).astype(np.int64)
+    rows = np.arange(len(request_keys))
+    table = np.full(size, -1, np.int32)
+    table[slots[::-1]] = rows[::-1]  # of equal slots the last is kept, which is the first of the requests
+    places = table[(response_keys & np.uint64(size - 1)).astype(np.int64)].astype(np.int64)
+    wrong = np.flatnonzero(places >= 0)
+    wrong = wrong[request_keys[places[wrong]] != response_keys[wrong]]
+    others = np.flatnonzero(table[slots] != rows)
+    places[wrong] = _sorted(request_keys[others], others, response_keys[wrong])
+    return places
+
+
+def _sorted(keys: Keys, rows: Ints, wanted: Keys) -> Ints:
+    """`paired`, by sorting: which of the rows with these keys is the first of each that is wanted."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
+    order = np.argsort(keys, kind="stable")
+    keys, rows = keys[order], rows[order]
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, rows[at], -1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 A label finds its prediction by their key (`streaming.identity`), whenever the two come: a symmetric hash join. New labels are looked up
 among all predictions, new predictions among the labels that wait already, so no pair is tried twice. Which pairs are found does not
-depend on how the stream was cut into batches, nor on which of the two came first.
+depend on how the stream was cut into batches, nor on which of the two came first. Of predictions with one key the first counts, of labels
+the first, too. But where a request id comes again in another bin (below), those are two predictions, and which of them a label meets
+depends on when it comes.
 
 Spark's map state costs about 0.1 ms a value from Python, whatever its size. So predictions lie in *parts*: arrays of at most 1 MiB,
 sorted by key, one written a batch, many small ones merged into few. Parts lie in *bins*, 64 to the retention, by the start of the pane of
@@ -130,7 +132,7 @@ class Terms:
     """What may wait, and how long."""
 
     retention: int
-    """How long a prediction waits for its label, event time in ms: what `Waiting.round` is told of it makes the bins."""
+    """How long a prediction waits for its label, event time in ms. Bins are a 64th of it; `Waiting.round` is told when it is over."""
     label_wait: int
     """How long a label waits for its prediction, processing time in ms."""
     width: int = 1

@@ -163,6 +163,11 @@ def test_a_rejected_label_has_its_time_where_it_could_be_read():
     assert one({"id": "a", "label": 1}, kafka=-1).rejected[0].time is None
 
 
+@pytest.mark.parametrize("time", [0.0019999999, 1_700_000_000.123, 1_700_000_000.9999996, 253_402_300_799.999])
+def test_times_are_rounded_as_in_an_envelope(time):
+    assert one({"id": "a", "label": 1, "time": time}).times.tolist() == [seconds_to_milliseconds(time)]
+
+
 def test_several_labels_of_one_request():
     decoded = decode([b'{"id":"a","instance":3,"labels":["x",null]}', b'{"id":"b","label":true,"time":0.0019}'])
     assert decoded.keys.tolist() == [key("a", 3), key("a", 4), key("b")]

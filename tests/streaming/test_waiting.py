@@ -85,12 +85,12 @@ def cut(things, places):
     return [things[a:b] for a, b in pairwise(bounds)]
 
 
-numbers = st.integers(0, 40)
+numbers = st.integers(0, 15)
 """Keys: the highest, the lowest, and some between."""
 
 
 def spread(key):
-    return key * 0x63D80C6018F4121 % 2**64 if key else 0
+    return key * 0x1111111111111111 % 2**64
 
 
 @st.composite
@@ -123,7 +123,7 @@ def test_pairs_do_not_depend_on_how_the_stream_was_cut(stream):
         label_of.setdefault(key, label)
     expected = {key: (*of[key], label_of[key]) for key in of.keys() & label_of.keys()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(waiting, "LARGEST", 60)
+        patch.setattr(waiting, "LARGEST", 100)
         patch.setattr(waiting, "MOST_SMALL", 2)
         for way in ways:
             key = Key()
@@ -198,6 +198,55 @@ def test_many_small_parts_become_few():
     for batch in range(100):
         key.batch(labels=[(7 * 10**6 + batch, 0.0)], before=0)
     assert key.values <= 3 * (waiting.MOST_SMALL + 1)
+
+
+def test_of_predictions_with_one_key_the_first_counts():
+    key = Key()
+    for k in range(waiting.MOST_SMALL + 2):
+        key.batch([(0, 5, float(k)), (0, 5, 99.0), (0, 10 + k, 1.0)], before=0)
+    assert key.values < waiting.MOST_SMALL
+    key.batch([(0, 5, 77.0)], [(5, 1.0)], before=0)
+    assert key.pairs == {5: (0, 0.0, 1.0)}
+    assert end(key).counts.repeated == 2 * (waiting.MOST_SMALL + 2)
+
+
+def test_labels_that_wait_for_a_round_are_looked_up_when_it_comes():
+    key = Key().batch([(0, 5, 5.0)], before=0)
+    for k in range(waiting.MOST_SMALL + 2):  # merged before any round
+        key.batch(labels=[(k, 1.0)])
+    assert key.values <= 1 + 2 * waiting.MOST_SMALL
+    assert list(key.batch(before=0).pairs) == [5]
+
+
+def test_dead_letters_of_labels_that_found_their_prediction_go():
+    key = Key().batch(labels=[(k, 0.5) for k in range(40)], before=0)
+    (all_of_them,) = [len(value) for (kind, _), (value,) in key.state.items() if kind == 3]
+    key.batch([(0, k, 1.0) for k in range(0, 40, 4)], before=0)
+    assert [len(value) for (kind, _), (value,) in key.state.items() if kind == 3] == [all_of_them]
+    key.batch([(0, k, 1.0) for k in range(30)], before=0)
+    (rest,) = [len(value) for (kind, _), (value,) in key.state.items() if kind == 3]
+    assert rest < all_of_them / 3
+    assert end(key).letters == [f"{k}:0.5" for k in range(30, 40) if k % 4]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "merged"),
+    [
+        ("s" * waiting.MOST_SMALL, ["s"] * waiting.MOST_SMALL),
+        ("s" * (waiting.MOST_SMALL + 1), ["s" * (waiting.MOST_SMALL + 1)]),
+        ("LsssLsLLss", ["L", "sss", "L", "s", "L", "L", "s", "s"]),
+    ],
+)
+def test_what_is_merged_keeps_its_place(sizes, merged):
+    large = waiting.LARGEST // 2
+    parts = [waiting.Heap(i, 1, 1, large if size == "L" else large - 1) for i, size in enumerate(sizes)]
+    names = {part.number: size for part, size in zip(parts, sizes, strict=True)}
+
+    def one(run):
+        names[run[0].number] = "s" * len(run)
+        return run[:1]
+
+    assert [names[part.number] for part in waiting._compacted(parts, one)] == merged
 
 
 def test_no_part_is_larger_than_it_may():
