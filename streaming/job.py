@@ -10,8 +10,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +21,13 @@ from detectors.errors import NotApplicable
 from detectors.settings import format_duration
 from reference.errors import DriftlineError
 from reference.store import Store
+from streaming.checkpoint import check as check_checkpoint
+from streaming.checkpoint import explain
 from streaming.errors import BaselineMismatch, IncompatibleCheckpoint
 from streaming.events import Events, say
 from streaming.fleet import Fleet, Reading
+from streaming.lease import Lease
+from streaming.operations import batch_bound
 from streaming.pane import rfc3339
 from streaming.plan import Change, Plan, adopted, differs
 from streaming.plan import read as read_plan
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
     from streaming.editions import Task
+    from streaming.health import Health
+    from streaming.metrics import JobMetrics
     from streaming.spec import Job, Kafka
 
 _DRAIN_S = 30
@@ -70,7 +78,7 @@ def run(path: Path) -> int:
     return Monitoring(fleet, reading).run()
 
 
-Outcome = Literal["stopped", "changed", "failed"]
+Outcome = Literal["stopped", "changed", "failed", "lost"]
 
 
 @dataclass
@@ -82,12 +90,14 @@ class Monitoring:
     plan: Plan = field(default_factory=Plan)
     events: Events = field(default_factory=Events)
     started: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
-    _wanted: threading.Event = field(default_factory=threading.Event)
+    _stopping: threading.Event = field(default_factory=threading.Event)
     """Set when somebody wants the job to stop."""
     _told: set[tuple[str, str]] = field(default_factory=set)
     """(file, why) of the refusals that were told."""
     _silent: dict[str, int] = field(default_factory=dict)
     """Model without traffic -> when it last had some, ms."""
+    _heard: dict[str, int] = field(default_factory=dict)
+    """Model -> since when its messages would have been seen, ms."""
 
     @property
     def first(self) -> ModelMonitor:
@@ -99,8 +109,41 @@ class Monitoring:
         """How the job runs."""
         return self.first.spec.job
 
+    @cached_property
+    def metrics(self) -> "JobMetrics":
+        """What Prometheus is told."""
+        from streaming.metrics import JobMetrics
+
+        return JobMetrics(self._models, checkpoint=self.job.checkpoint)
+
+    @cached_property
+    def health(self) -> "Health":
+        """What is known of the query."""
+        from streaming.health import Health
+
+        return Health(self.metrics, self.job.metrics.stalled_after)
+
     def run(self) -> int:
         """Watch until the end; returns the exit code."""
+        with Lease(self.job.checkpoint, say=say) as lease, self._serving():
+            return self._run(lease)
+
+    @contextmanager
+    def _serving(self) -> "Iterator[None]":
+        """Answer questions about health and metrics, where a port is given."""
+        from streaming.health import serving
+
+        where = self.job.metrics
+        if where.port is None:
+            yield
+            return
+        with serving(where.host, where.port, self.health, self.metrics) as address:
+            say(f"health and metrics: {address}/healthz, /readyz, /metrics")
+            yield
+
+    def _run(self, lease: Lease) -> int:
+        for warning in check_checkpoint(self.job.checkpoint):
+            say(warning)
         plan = read_plan(self.job.checkpoint)
         if plan is None:
             plan = Plan(state_partitions=self.job.state_partitions)
@@ -113,36 +156,49 @@ class Monitoring:
         self.plan = plan
         prepare_topics(*(one.monitor for one in self.reading.wanted.values()))
         signals = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, lambda *_: self._wanted.set()) for number in signals}
+        before = {number: signal.signal(number, lambda *_: self._stopping.set()) for number in signals}
         spark = session(self.first)
         try:
-            return self._runs(spark)
+            lease.bind(spark)
+            return self._runs(spark, lease)
         finally:
             spark.stop()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _runs(self, spark: "SparkSession") -> int:
+    def _runs(self, spark: "SparkSession", lease: Lease) -> int:
         """One run of the query after the other."""
         limit = self.job.timeout
         deadline = float("inf") if limit is None else time.monotonic() + limit.total_seconds()
         failures: list[float] = []
+        reason = "start"
         while True:
             self._refusals()
             self._adopt(spark)
-            outcome = self._watch(query := self._start(spark), spark, deadline)
+            query = self._start(spark)
+            self.health.started(query, reason)
+            outcome = self._watch(query, spark, lease, deadline)
             if outcome == "stopped":
+                self.health.ended()
                 say("stopped; the checkpoint knows where to go on")
                 return 0
+            if outcome == "lost":
+                self.health.ended(lease.lost)
+                say(f"{lease.lost}: stopped at once")
+                return 1
+            reason = outcome
+            self.health.ended()
             if outcome == "failed":
                 now = time.monotonic()
                 failures = [at for at in failures if now - at < _FAILURES_S] + [now]
-                say(f"the query failed: {query.exception()}")
-                if len(failures) >= _MOST_FAILURES or spark._jsc.sc().isStopped():  # noqa: SLF001
-                    say("failed")
+                self._heard.clear()
+                failure = query.exception()
+                say(f"the query failed: {explain(failure or '') or failure}")
+                if len(failures) >= _MOST_FAILURES or _is_gone(spark):
+                    self.health.ended(str(failure))
                     return 1
                 say("it is started again from its checkpoint")
-                self._wanted.wait(2.0 ** len(failures))
+                self._stopping.wait(2.0 ** len(failures))
 
     def _start(self, spark: "SparkSession") -> "StreamingQuery":
         models = [name for name in self.plan.models if name not in self.plan.retired]
@@ -150,7 +206,8 @@ class Monitoring:
             edition = self.plan.models[name][-1]
             say(f"monitoring {name}: baseline {edition.baseline}")
         say(f"reading from {self.first.spec.kafka.bootstrap_servers}, checkpoint {self.job.checkpoint}")
-        return start(spark, self.first, self.plan.task(self.started), list(self.plan.inputs()))
+        self.metrics.bounded(self.plan.bound)
+        return start(spark, self.first, self.plan.task(self.started), list(self.plan.inputs()), self.plan.bound)
 
     def _adopt(self, spark: "SparkSession") -> None:
         """Bring plan and offsets in line with what is wanted, where the last batch is done."""
@@ -159,21 +216,29 @@ class Monitoring:
 
         checkpoint = self.job.checkpoint
         changes: list[Change] = []
+        before = {name: self._monitor(name) for name in self.plan.models}
         if is_settled(spark, checkpoint):
             self.plan, changes = adopted(self.plan, self.reading.wanted, Marks(marks_of(checkpoint)).read())
+        most = self.job.max_offsets_per_trigger
+        if most is not None:
+            present = min(self.plan.bound or most, most)
+            self.plan.bound = batch_bound(self.health.recent, self.job.target_batch, present, most)
+        else:
+            self.plan.bound = None
         kafka = {topic: self._kafka_of(model) for topic, model in self.plan.inputs().items()}
         write_plan(checkpoint, self.plan)
         again = reconcile(spark, checkpoint, self.plan, kafka, self._ids(kafka))
         write_plan(checkpoint, self.plan)
         for change in changes:
-            self.events.tell(change.model, change.reason, change.text, self._monitor(change.model))
+            monitor = self._monitor(change.model) or before.get(change.model)
+            self.events.tell(change.model, change.reason, change.text, monitor)
         for topic in again:
             model = self.plan.inputs()[topic]
             text = f"the topic {topic} was deleted and created again: it is read from its beginning"
             self.events.tell(model, "topicRecreated", text, self._monitor(model), self.plan.topics[topic].id)
 
     def _monitor(self, model: str) -> ModelMonitor | None:
-        """What is known of a model, watched or not."""
+        """What the plan says of a model; None where it is not in it."""
         from streaming.worker import settings_of
 
         editions = self.plan.models.get(model)
@@ -191,16 +256,20 @@ class Monitoring:
 
         return topic_ids(AdminClient({**self.first.spec.kafka.for_confluent(), "log_level": 0}), topics)
 
-    def _watch(self, query: "StreamingQuery", spark: "SparkSession", deadline: float) -> Outcome:
+    def _watch(self, query: "StreamingQuery", spark: "SparkSession", lease: Lease, deadline: float) -> Outcome:
         """Wait until the query ends, or should."""
         look = time.monotonic() + self.job.refresh_interval.total_seconds()
         listen = 0.0
         while query.isActive:
-            if self._wanted.wait(_LOOK_S) or time.monotonic() >= deadline:
+            self.health.poll()
+            if lease.lost:
+                query.stop()
+                return "lost"
+            if self._stopping.wait(_LOOK_S) or time.monotonic() >= deadline:
                 _drain(query, spark)
                 return "failed" if query.exception() is not None else "stopped"
             now = time.monotonic()
-            if now >= listen:
+            if now >= listen and query.lastProgress is not None:
                 listen = now + _SILENCE_S
                 self._listen()
             if now >= look:
@@ -226,6 +295,27 @@ class Monitoring:
         self._refusals()
         again = any(name in self.plan.topics and self.plan.topics[name].id != number for name, number in ids.items())
         return again or differs(self.plan, self.reading.wanted)
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        """What the metrics tell of each model, as `streaming.metrics` wants it."""
+        from streaming.fold import ALL
+        from streaming.marks import Marks
+
+        found: dict[str, dict[str, Any]] = {}
+        for (name, segment), mark in Marks(marks_of(self.job.checkpoint)).read().items():
+            if name not in self.plan.models:
+                continue
+            known = found.setdefault(
+                name, {"open": 0, "panes": 0, "segments": 0, "baseline": self.plan.models[name][-1].baseline}
+            )
+            known["open"] += sum(mark.open.values())
+            known["panes"] += mark.panes
+            known["segments"] += segment != ALL
+            if segment == ALL:
+                dead = {key.partition(":")[2]: many for key, many in mark.counts.items() if key.startswith("dead:")}
+                known |= {key: mark.counts.get(key, 0) for key in ("requests", "outliers", "late")} | {"dead": dead}
+                known |= {key: at for key, at in (("frontier", mark.frontier), ("newest", mark.newest)) if at > 0}
+        return found
 
     def _refusals(self) -> None:
         """Tell of the files and baselines that cannot be used, once each."""
@@ -253,7 +343,7 @@ class Monitoring:
         for name, limit in expected.items():
             assert limit is not None  # only those were taken
             mark = marks.get((name, ALL))
-            seen = max(0 if mark is None else mark.seen, self.started)
+            seen = max(0 if mark is None else mark.seen, self._heard.setdefault(name, now))
             silent = now - seen > limit.total_seconds() * 1000
             if silent and name not in self._silent:
                 self._silent[name] = seen
@@ -267,6 +357,14 @@ class Monitoring:
                     f"messages come again, for the first time since {since}",
                     self._monitor(name),
                 )
+
+
+def _is_gone(spark: "SparkSession") -> bool:
+    """Whether there is no Spark left to run a query in."""
+    try:
+        return bool(spark._jsc.sc().isStopped())  # noqa: SLF001
+    except Exception:  # noqa: BLE001 - a JVM that died answers with many kinds of errors
+        return True
 
 
 def marks_of(checkpoint: str) -> str:
@@ -381,7 +479,7 @@ def _forgiving(master: str) -> str:
 
 
 def start(
-    spark: "SparkSession", monitor: ModelMonitor, task: "Task", topics: Iterable[str], name: str = "driftline"
+    spark: "SparkSession", monitor: ModelMonitor, task: "Task", topics: Sequence[str], bound: int | None
 ) -> "StreamingQuery":
     """Start the query.
 
@@ -391,9 +489,10 @@ def start(
         The one whose cluster and job section are meant.
     topics
         All that are read.
+    bound
+        Messages of a micro-batch at most.
     """
     kafka, job = monitor.spec.kafka, monitor.spec.job
-    several = len(list(topics := list(topics))) > 1
     marks = marks_of(job.checkpoint)
     options = {
         **kafka.for_spark(),
@@ -402,15 +501,15 @@ def start(
         "includeHeaders": "true",
         "failOnDataLoss": "true",
     }
-    if job.max_offsets_per_trigger is not None:
-        options["maxOffsetsPerTrigger"] = str(job.max_offsets_per_trigger)
+    if bound is not None:
+        options["maxOffsetsPerTrigger"] = str(bound)
     messages = spark.readStream.format("kafka").options(**options).load()
-    reports = merged(folded(messages, task, marks, several=several), task, marks)
+    reports = merged(folded(messages, task, marks, several=len(topics) > 1), task, marks)
     sink = {**kafka.for_spark(), "kafka.max.request.size": str(kafka.largest_record), "kafka.linger.ms": "5"}
     return (
         reports.writeStream.format("kafka")
         .options(**sink)
-        .queryName(name)
+        .queryName("driftline")
         .option("checkpointLocation", job.checkpoint)
         .trigger(processingTime=f"{int(job.trigger_interval.total_seconds() * 1000)} milliseconds")
         .outputMode("update")

@@ -48,6 +48,8 @@ class Plan(msgspec.Struct, rename="camel"):
     retired: list[str] = []
     """Models that are watched no more, but still have open windows."""
     topics: dict[str, Topic] = {}
+    bound: int | None = None
+    """Messages of a micro-batch at most, as throughput was measured last."""
 
     def task(self, started: int) -> Task:
         """What travels with every task of a query that works by this plan."""

@@ -38,6 +38,7 @@ from reference.settings import Reference
 from streaming.document import Document, NotADocument, Problem, in_words, misplaced
 from streaming.errors import InvalidMonitor
 from streaming.kafka import KafkaConnection
+from streaming.operations import Metrics
 from streaming.series import Series
 
 API_VERSION: Final = "driftline.io/v1"
@@ -313,6 +314,11 @@ class Job(Settings):
     """Partitions of the stateful stage. Fixed for the life of a checkpoint."""
     timeout: Duration | None = None
     """Stop after this long. Default: never."""
+    target_batch: Duration = timedelta(seconds=5)
+    """How long a full micro-batch may take: its bound is sized from the throughput that was measured, at every start of the query, and never
+    above `maxOffsetsPerTrigger`."""
+    metrics: Metrics = Metrics()
+    """Health endpoint and Prometheus metrics of the running monitor."""
     refresh_interval: Duration = timedelta(seconds=10)
     """How often a running monitor looks for changed files, published baselines and topics that were created again."""
     spark: dict[str, str] = {}

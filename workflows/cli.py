@@ -188,7 +188,7 @@ def _baseline_problems(monitor: "ModelMonitor") -> tuple[list[str], str]:
 def schema(
     *,
     record: Annotated[
-        Literal["outliers", "statistics", "drift", "deadletter"] | None,
+        Literal["outliers", "statistics", "drift", "performance", "deadletter", "events"] | None,
         typer.Option(help="The records of this topic, instead of the ModelMonitor.", show_default=False),
     ] = None,
 ) -> int:
@@ -392,6 +392,33 @@ def monitor_run(config: ConfigOrFolder) -> int:
     from streaming.job import run
 
     return run(config)
+
+
+@monitor.command("repair")
+def monitor_repair(
+    config: Config,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Mend what a full disk or a power cut has left of a checkpoint, as far as that is safe; nothing is deleted.
+
+    Exit code 1 when something is wrong that cannot be mended safely.
+    """
+    from streaming.checkpoint import examine, repair
+    from streaming.lease import Lease
+    from streaming.spec import absolute, load
+
+    checkpoint = absolute(load(config, importing=False)).spec.job.checkpoint
+    with Lease(checkpoint):
+        done = repair(checkpoint, dry_run=dry_run)
+        wrong = [problem.text for problem in examine(checkpoint) if problem.fatal]
+    if as_json:
+        _print_json({"checkpoint": checkpoint, "dryRun": dry_run, "done": done, "wrong": wrong})
+    else:
+        for line in done or [f"nothing to mend in {checkpoint}"]:
+            typer.echo(line)
+    return 1 if wrong and not dry_run else 0
 
 
 @logger.command("serve")

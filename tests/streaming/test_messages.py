@@ -832,7 +832,7 @@ def test_long_categories_are_cut_alike_by_every_reading():
 
 
 def test_every_reason_of_the_decoder_has_an_example():
-    elsewhere = {Reason.TOO_LARGE, Reason.LATE, Reason.FUTURE, Reason.INTERNAL}
+    elsewhere = {Reason.TOO_LARGE, Reason.LATE, Reason.FUTURE, Reason.INTERNAL, Reason.NO_LABEL, Reason.UNMATCHED_LABEL}
     assert set(Reason) - set(REASONS) == elsewhere
 
 

@@ -94,7 +94,7 @@ ONE_LINE = {
     # wrong types
     spec("window: 5m"): (
         "m.yaml:12: spec.window: is a text, and a mapping belongs here with the keys "
-        "duration, slide, every, watermarkDelay, idleTimeout, maxClockSkew, emitEvery, provisional"
+        "duration, slide, every, watermarkDelay, idleTimeout, maxClockSkew, emitEvery, provisional, noTraffic"
     ),
     spec("drift: {methods: ks}"): "m.yaml:12: spec.drift.methods: 'ks' is a text, and a list belongs here: write [ks]",
     spec("kafka: {partitions: many}"): (
@@ -470,9 +470,6 @@ def test_minimal_example_is_twelve_lines():
 @pytest.mark.parametrize(
     ("section", "path"),
     [
-        ("performance: {metrics: [accuracy]}", "spec.performance.metrics"),
-        ("segments: {by: [x]}", "spec.segments.by"),
-        ("window: {every: 1000}", "spec.window.every"),
         ("logger: {autoscaling: {maxScale: 3}}", "spec.logger.autoscaling.maxScale"),
     ],
 )
