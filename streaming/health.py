@@ -22,6 +22,7 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+from streaming.checkpoint import explain
 from streaming.errors import StreamingError
 from streaming.metrics import JobMetrics
 
@@ -69,7 +70,7 @@ class Health:
         self._query: StreamingQuery | None = None
         self._batch = -1
         self._polled = self._moved = clock()
-        self._committed = False
+        self._committed: float | None = None
         self._starts = 0
         self._dead: str | None = None
         self._status = "not started yet"
@@ -103,17 +104,18 @@ class Health:
             batches = self._news(query)
             status, active = query.status, query.isActive
         except Exception as error:  # noqa: BLE001 - a JVM that died answers with many kinds of errors
-            self._dead, self._status = f"the JVM does not answer: {error}".splitlines()[0], "dead"
+            self._dead, self._status = _line(f"the JVM does not answer: {error}"), "dead"
             self._metrics.active(active=False)
             return
         at = self._clock()
         for progress in batches:
             self.recent.append(progress)
             self._metrics.seen(progress)
-            self._committed, self._moved = True, at
-        self._status = str(status.get("message"))
+            self._committed = self._moved = at
+        message = str(status.get("message"))
+        self._status = _line(message)
         if not active and self._dead is None:
-            self._dead = "the query has ended"
+            self._dead = f"the query has ended: {explain(message) or self._status}"
             self._metrics.active(active=False)
         if self._status in _WAITING:
             self._moved = at
@@ -143,24 +145,29 @@ class Health:
             why = f"the driver has not asked Spark for {heard:.0f} s"
         if why is None and moved > self._limit:
             why = f"no batch has ended for {moved:.0f} s (limit {self._limit:.0f} s); Spark says: {self._status}"
-        return why is None, self._said(why, moved)
+        return why is None, self._said(why)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether it has committed a batch since it was started, and what to say."""
         why = self._dead
-        if why is None and not self._committed:
+        if why is None and self._committed is None:
             why = f"no batch has been committed yet; Spark says: {self._status}"
-        return why is None, self._said(why, self._clock() - self._moved)
+        return why is None, self._said(why)
 
-    def _said(self, why: str | None, age: float) -> dict[str, Any]:
+    def _said(self, why: str | None) -> dict[str, Any]:
         return {
             "status": "ok" if why is None else "failing",
             **({} if why is None else {"why": why}),
             "query": self._status,
-            "lastBatchAgeSeconds": round(age, 1),
+            "lastBatchAgeSeconds": None if self._committed is None else round(self._clock() - self._committed, 1),
             "lagMessages": self._metrics.lag,
             "starts": self._starts,
         }
+
+
+def _line(text: str) -> str:
+    """The beginning of what may be a whole stack."""
+    return text.partition("\n")[0][:200]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -79,6 +79,7 @@ class JobMetrics(Collector):
             registry=self._registry,
         )
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)  # memory, open files and start of the driver, by their usual names
 
     # Called by the driver --------------------------------------------------------------------------------------------
     def seen(self, progress: Mapping[str, Any]) -> None:

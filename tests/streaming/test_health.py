@@ -105,7 +105,12 @@ def test_a_dead_query_and_a_dead_jvm_are_not_well(health, clock, metrics):
     query = Query()
     health.started(query)
     query.isActive = False
-    assert after(clock, health, 1)[1]["why"] == "the query has ended"
+    query.status = {
+        "message": "Terminated with exception: Python worker exited unexpectedly (crashed).\n" + "at x\n" * 9
+    }
+    said = after(clock, health, 1)[1]
+    assert said["why"].startswith("the query has ended: a Python worker died")
+    assert said["query"] == "Terminated with exception: Python worker exited unexpectedly (crashed)."
     health.ended("a disk is full")
     assert health.live() == (False, health.live()[1])
     assert health.live()[1]["why"] == "a disk is full"

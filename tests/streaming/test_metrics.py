@@ -1,6 +1,7 @@
 """What a scraper gets of a monitor, read back by Prometheus' own parser."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -118,17 +119,35 @@ def test_a_whole_progress_of_spark_is_understood():
     assert found["driftline_batch_duration_seconds_sum",] == pytest.approx(5.744)
 
 
-def test_names_follow_the_rules_of_prometheus():
-    """promtool's own rules: a unit at the end, in base units; counters and only they end in _total."""
-    metrics = JobMetrics(lambda: {"m": {"dead": {"late": 1}, "frontier": 1, "newest": 1, "open": 1, "late": 1}})
+def everything() -> list:
+    """Families of a monitor of which all is known."""
+    model = dict.fromkeys(("frontier", "newest", "open", "panes", "segments", "late", "outliers", "requests"), 1)
+    metrics = JobMetrics(lambda: {"m": {**model, "dead": {"late": 1}, "baseline": "b"}}, checkpoint="/")
     metrics.seen(FIRST)
-    for family in plain(metrics.exposition()[0].decode()):
+    metrics.restarted("fleet")
+    metrics.bounded(1)
+    metrics.is_of(version="0")
+    families = plain(metrics.exposition()[0].decode())
+    return [
+        family for family in families if family.name.startswith("driftline") and not family.name.endswith("_created")
+    ]
+
+
+def test_names_follow_the_rules_of_prometheus():
+    """promtool's own rules: base units; counters and only they end in _total."""
+    for family in everything():
         assert family.name.startswith("driftline_")
         assert family.documentation.endswith(".")
         assert not any(unit in family.name for unit in ("_ms", "milliseconds", "_kb", "minutes"))
         for sample in family.samples:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
             assert family.type != "counter" or sample.value >= 0
+
+
+def test_the_page_for_operators_tells_of_every_metric_and_of_no_other(request):
+    page = (request.config.rootpath / "docs" / "operations.md").read_text()
+    exported = {f"{family.name}_total" if family.type == "counter" else family.name for family in everything()}
+    assert set(re.findall(r"\bdriftline_\w+", page)) == exported
 
 
 @given(
