@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from detectors.statistics import compiled
 from reference.schema import Schema
+from streaming import scanned
 from streaming.protocol import LONGEST_ID, Kind
 from streaming.tokens import Bools, Floats, Ints, Text, Vocabulary, joined, milliseconds_of, numbers, texts, times
 
@@ -204,6 +206,43 @@ class Skeleton:
 
     def _read_rows(self, text: Text, starts: Ints, ends: Ints, words: Sequence[Vocabulary]) -> "_Rows":
         """Rows of tokens: ``[1,2],[3,4]``, or ``1,2,3`` without brackets."""
+        if compiled.HERE and not self.schema.categorical:
+            return self._scan_rows(text, starts, ends, words)
+        return self._cut_rows(text, starts, ends, words)
+
+    def _scan_rows(self, text: Text, starts: Ints, ends: Ints, words: Sequence[Vocabulary]) -> "_Rows":
+        """Rows of plain numbers, read in one pass; those of a message that has anything else are cut into tokens."""
+        width, wanted = len(self.schema), self.shape.instances
+        most = wanted * len(starts)
+        if not wanted:  # a row has a comma behind each of its numbers, but the last of a message has none
+            region = text.bytes[int(starts[0]) : int(ends[-1])]
+            most = (int(np.count_nonzero(region == 44)) + len(starts)) // width
+        found = np.empty((width, most))
+        lengths = np.empty(len(starts), np.int64)
+        scanned.rows(text.bytes, starts, ends, wanted, self.shape.brackets, found, lengths)
+        read = np.flatnonzero(lengths > 0)
+        message, instance = _numbered(read, lengths[read])
+        count = len(message)
+        scan = _Rows(message, instance, found[:, :count].T, np.zeros((width, count), np.bool_).T, (), lengths < 0)
+        odd = np.flatnonzero(lengths < 0)
+        if not len(odd):
+            return scan
+        cut = self._cut_rows(text, starts[odd], ends[odd], words)
+        message = np.concatenate((scan.message, odd[cut.message]))
+        order = np.argsort(message, kind="stable")
+        bad = np.zeros(len(starts), np.bool_)
+        bad[odd] = cut.bad
+        return _Rows(
+            message[order],
+            np.concatenate((scan.instance, cut.instance))[order],
+            np.concatenate((scan.numeric, cut.numeric))[order],
+            np.concatenate((scan.missing, cut.missing))[order],
+            (),
+            bad,
+        )
+
+    def _cut_rows(self, text: Text, starts: Ints, ends: Ints, words: Sequence[Vocabulary]) -> "_Rows":
+        """Rows of any tokens, cut at their commas."""
         width, brackets, wanted = len(self.schema), self.shape.brackets, self.shape.instances
         which = np.arange(len(starts))
         regions = text.pieces(starts, ends)
@@ -240,10 +279,7 @@ class Skeleton:
         self, text: Text, starts: Ints, ends: Ints, which: Ints, counts: Ints, bad: Bools, words: Sequence[Vocabulary]
     ) -> "_Rows":
         width = len(self.schema)
-        lengths = counts // width
-        message = np.repeat(which, lengths)
-        begins = np.cumsum(lengths) - lengths
-        instance = np.arange(len(message)) - np.repeat(begins, lengths)
+        message, instance = _numbered(which, counts // width)
         shape = (len(message), width)
         numeric, missing, codes, ok = self._values(text, starts.reshape(shape), ends.reshape(shape), words)
         if not ok.all():
@@ -326,6 +362,13 @@ class _Rows:
     codes: tuple[NDArray[np.int32], ...]
     bad: Bools
     """(located messages,)"""
+
+
+def _numbered(messages: Ints, lengths: Ints) -> tuple[Ints, Ints]:
+    """For each row the message that it is of, and its number in it."""
+    begins = np.cumsum(lengths) - lengths
+    message = np.repeat(messages, lengths)
+    return message, np.arange(len(message)) - np.repeat(begins, lengths)
 
 
 def _commas_of_each(commas: Ints, bounds: Ints) -> Ints:

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.statistics import compiled
 from detectors.statistics.block import Codes
 from detectors.statistics.sample import hash_of, mixed
 
 KEPT = 2048
+_SPARE = 1.25
+"""So many times the hashes that are kept are looked at: that too few of them come is ten standard deviations away."""
+_SLOTS = 8 * KEPT
+_EVERY = np.uint64(2**64 - 1)
+"""No hash that is to be kept is above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +42,9 @@ class Distinct:
         return cls((np.empty(0, np.uint64),) * columns)
 
     @classmethod
-    def of(cls, ordered: Sequence[NDArray[np.float64]], categorical: Sequence[Codes] = ()) -> "Distinct":
-        """Of one batch: the sorted finite values of each numeric column, and the categorical columns."""
-        numbers = [mixed(_each_once(values).view(np.uint64)) for values in ordered]
-        return cls(tuple(map(_smallest, (*numbers, *map(_of_texts, categorical)))))
+    def of(cls, columns: Sequence[NDArray[np.float64]], categorical: Sequence[Codes] = ()) -> "Distinct":
+        """Of one batch: the finite values of each numeric column, in any order, and the categorical columns."""
+        return cls((*map(_of_numbers, columns), *(_smallest(_of_texts(column)) for column in categorical)))
 
     def __add__(self, other: "Distinct") -> "Distinct":
         return Distinct(tuple(_smallest(np.concatenate(pair)) for pair in zip(self.hashes, other.hashes, strict=True)))
@@ -52,6 +57,22 @@ class Distinct:
         return (KEPT - 1) / math.ldexp(float(kept[-1]) + 1, -64)
 
 
+def _of_numbers(values: NDArray[np.float64]) -> NDArray[np.uint64]:
+    if compiled.HERE and len(values) > 2 * KEPT:
+        limit = _enough(len(values))
+        for _ in range(2):
+            found = np.zeros(_SLOTS, np.uint64)
+            count = compiled.hashes_below(values, limit, found)
+            if count >= KEPT or (count >= 0 and limit == _EVERY):
+                return np.sort(found[found != 0])[:KEPT]
+            if count < 0:
+                break
+            # Many values are repetitions: so many times as high the limit would be right.
+            times = _SPARE * KEPT / max(count - 4 * math.sqrt(count), 1.0)
+            limit = _EVERY if float(limit) * times >= float(_EVERY) else np.uint64(float(limit) * times)
+    return _smallest(mixed(_each_once(np.sort(values)).view(np.uint64)))
+
+
 def _each_once(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(ordered) == 0:
         return ordered
@@ -59,6 +80,11 @@ def _each_once(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
     if new.all():
         return ordered + 0.0
     return np.concatenate((ordered[:1], ordered[1:][new])) + 0.0
+
+
+def _enough(hashes: int) -> np.uint64:
+    """A limit below which so many different hashes leave enough to choose from, because they are spread evenly."""
+    return np.uint64(float(_EVERY) / hashes * _SPARE * KEPT)
 
 
 def _of_texts(column: Codes) -> NDArray[np.uint64]:
@@ -69,8 +95,7 @@ def _of_texts(column: Codes) -> NDArray[np.uint64]:
 def _smallest(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """At most 2,048, ascending, each once."""
     if len(hashes) > 2 * KEPT:
-        # Hashes are spread evenly, so those below a limit are enough to choose from, unless most are repetitions.
-        few = np.unique(hashes[hashes < np.uint64((2**64 - 1) / len(hashes) * 1.5 * KEPT)])
+        few = np.unique(hashes[hashes < _enough(len(hashes))])
         if len(few) >= KEPT:
             return few[:KEPT]
     return np.unique(hashes)[:KEPT]

@@ -1,10 +1,12 @@
 """Counts, extremes and central moments of every numeric column at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.statistics import compiled
 from detectors.statistics.block import Block
 
 
@@ -42,40 +44,20 @@ class Moments:
         return cls(whole, whole, whole, np.full(columns, np.inf), np.full(columns, -np.inf), real, real, real, real)
 
     @classmethod
-    def of(cls, block: Block, finite: NDArray[np.bool_] | None = None) -> "Moments":
+    def of(cls, block: Block, columns: Sequence[NDArray[np.float64]]) -> "Moments":
         """Of one batch.
 
         Parameters
         ----------
-        finite
-            (rows, columns) ``np.isfinite(block.numeric)`` where the caller has it already; None when all are finite.
+        columns
+            The finite values of each numeric column; one after the other, they stay in the processor's cache.
         """
-        x, rows = block.numeric, block.rows
-        columns = x.shape[1]
-        if rows == 0 or columns == 0:
-            return cls.empty(columns)
-        none = np.zeros(columns, np.int64)
-        if finite is None:
-            count = np.full(columns, rows, np.int64)
-            low, high = x.min(axis=0), x.max(axis=0)
-            mean = x.mean(axis=0)
-            d = x - mean
-            missing, nonfinite = none, none
-        else:
-            count = finite.sum(axis=0)
+        count = np.array([len(values) for values in columns], np.int64)
+        missing = np.zeros(len(columns), np.int64)
+        if len(columns) and bool((count < block.rows).any()):
             missing = block.missing.sum(axis=0)
-            nonfinite = rows - count - missing
-            low = np.where(finite, x, np.inf).min(axis=0)
-            high = np.where(finite, x, -np.inf).max(axis=0)
-            kept = np.where(finite, x, 0.0)
-            mean = kept.sum(axis=0) / np.maximum(count, 1)
-            d = np.where(finite, kept - mean, 0.0)
-        with np.errstate(over="ignore", invalid="ignore"):  # 1e300 to the fourth is inf, which is what is reported
-            squares = d * d
-            m2 = squares.sum(axis=0)
-            m3 = np.einsum("ij,ij->j", squares, d)
-            m4 = np.einsum("ij,ij->j", squares, squares)
-        return cls(count, missing, nonfinite, low, high, mean, m2, m3, m4)
+        of_each = np.array([_moments(values) for values in columns]).reshape(-1, 6).T
+        return cls(count, missing, block.rows - count - missing, *np.ascontiguousarray(of_each))
 
     def __add__(self, other: "Moments") -> "Moments":
         """Of both."""
@@ -111,3 +93,17 @@ class Moments:
     def arrays(self) -> list[NDArray[np.int64] | NDArray[np.float64]]:
         """The fields in order, for the binary form."""
         return [getattr(self, field.name) for field in fields(self)]
+
+
+def _moments(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """Low, high, mean and the central moments of the finite values of one column."""
+    if len(values) == 0:
+        return np.inf, -np.inf, 0.0, 0.0, 0.0, 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # 1e300 to the fourth is inf, which is what is reported
+        mean = float(values.mean())
+        if compiled.HERE:
+            return float(values.min()), float(values.max()), mean, *compiled.powers(values, mean)
+        d = values - mean
+        squares = d * d
+        powers = float(squares.sum()), float(squares @ d), float(squares @ squares)
+        return float(values.min()), float(values.max()), mean, *powers

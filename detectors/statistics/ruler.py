@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.statistics import compiled
+
 DEFAULT_RESOLUTION = 1024
 _TAIL_STEPS = 64
 _TAIL_REACH = 1e9
@@ -22,6 +24,8 @@ _PLACES = 2.0**20
 _FURTHEST = 2.0**31
 """Where a place in the under- or overflow saturates, so that 2^32 rows cannot overflow their sum."""
 _TINY = 5e-324
+_CELLS = 4096
+"""Of equal width over the range of the reference, from which the search for a value's bin begins."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,33 @@ class Ruler:
             places[filled] = np.add.reduceat(whole, edges[filled])
         return counts, places
 
+    @cached_property
+    def _grid(self) -> tuple[NDArray[np.float64], NDArray[np.int32], float, float]:
+        """What `compiled.tally` begins its search with: marks, guesses, first, scale."""
+        tail = _TAIL_STEPS if len(self.marks) > 2 * _TAIL_STEPS else 0
+        first, last = float(self.marks[tail]), float(self.marks[-1 - tail])
+        with np.errstate(over="ignore", divide="ignore"):
+            scale = float(_CELLS / (np.float64(last) - first))
+            scale = scale if 0 < scale < np.inf else 1.0
+            # As there, to the last bit: what comes into an earlier cell is smaller.
+            cells = np.minimum(np.maximum((self.marks - first) * scale, 0.0), float(_CELLS - 1)).astype(np.int64)
+        guesses = np.concatenate(([0], np.cumsum(np.bincount(cells, minlength=_CELLS)))).astype(np.int32)
+        return np.append(self.marks, np.inf), guesses, first, scale
+
+    def count(self, values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `tally`, of finite values in any order."""
+        if not compiled.HERE:
+            return self.tally(np.sort(values))
+        counts, places = np.zeros(self.size, np.int64), np.zeros(self.size, np.int64)
+        compiled.tally(values, *self._grid, self._origin, self._unit, _FURTHEST, counts, places)
+        return counts, places
+
+    def crowded(self, counts: NDArray[np.int64], places: NDArray[np.int64], most: float) -> NDArray[np.int64]:
+        """The bins that hold more than `most` values, from what `tally` gives, but for those whose values are all at the upper mark."""
+        at_mark = places == counts * int(_PLACES)
+        at_mark[[0, -1]] = False  # a place there is in no unit of a width
+        return np.flatnonzero((counts > most) & ~at_mark)
+
     def sums(self, counts: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64]:
         """(size,) the sum of the values of each bin, from what `tally` gives; infinite or NaN where it is beyond the range of floats."""
         with np.errstate(over="ignore", invalid="ignore"):
@@ -152,11 +183,15 @@ class RulerCounts:
     places: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rulers: Sequence[Ruler], ordered: Sequence[NDArray[np.float64]]) -> "RulerCounts":
-        """Of one batch: the sorted finite values of each column."""
-        if not rulers:
+    def empty(cls, size: int) -> "RulerCounts":
+        """Of no rows: the neutral element of `+`."""
+        return cls(np.zeros(size, np.int64), np.zeros(size, np.int64))
+
+    @classmethod
+    def of(cls, tallies: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> "RulerCounts":
+        """Of one batch: what `Ruler.count` says of each column."""
+        if not tallies:
             return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        tallies = [ruler.tally(values) for ruler, values in zip(rulers, ordered, strict=True)]
         return cls(np.concatenate([counts for counts, _ in tallies]), np.concatenate([places for _, places in tallies]))
 
     def __add__(self, other: "RulerCounts") -> "RulerCounts":

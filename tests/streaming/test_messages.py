@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detectors.statistics import compiled
 from reference.schema import Column, Model
 from streaming.messages import Decoded, Decoder, Reason
 from streaming.protocol import rfc3339_to_milliseconds, seconds_to_milliseconds
@@ -939,6 +940,24 @@ def test_numbers_are_read_exactly():
     batch = [json.dumps(envelope({"instances": [row]})).encode() for row in values.tolist()]
     decoded = decode(Decoder(FOUR), batch)
     assert np.array_equal(decoded.requests.block.numeric, values)
+
+
+def test_a_batch_means_the_same_without_the_compiler(monkeypatch):
+    rng = np.random.default_rng(8)
+    rows = rng.normal(size=(300, 2, 4)).round(3).astype(object)
+    rows[rng.random(rows.shape) < 0.02] = None
+    rows[7, 1, 2], rows[11, 0, 0] = "text", float("inf")
+    bodies = [{"instances": row.tolist()[: 1 + i % 2]} for i, row in enumerate(rows)]
+    batch = [json.dumps(envelope(body)).encode() for body in bodies]
+    ours = decode(Decoder(FOUR), batch)
+    monkeypatch.setattr(compiled, "HERE", False)
+    others = decode(Decoder(FOUR), batch)
+    assert ours.rejected == others.rejected
+    assert len(ours.rejected) == 1
+    for part in ("message", "instance"):
+        np.testing.assert_array_equal(getattr(ours.requests, part), getattr(others.requests, part))
+    np.testing.assert_array_equal(ours.requests.block.numeric, others.requests.block.numeric)
+    np.testing.assert_array_equal(ours.requests.block.missing, others.requests.block.missing)
 
 
 def test_protocol_restricts_the_bodies():

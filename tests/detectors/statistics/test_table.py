@@ -141,6 +141,39 @@ def test_any_partitioning_and_row_order_give_equal_counts(random, parts):
     assert abs(rank / (~whole.missing[:, 0]).sum() - 0.5) <= 3 * RANK_ERROR
 
 
+WINDOWS = {
+    "like the reference": lambda x: x,
+    "shifted": lambda x: x + 150.0,
+    "far away": lambda x: x * 0.1 + 1e5,
+    "squeezed": lambda x: 200.0 + x * 1e-4,
+    "partly beyond": lambda x: np.where(x > 200, x * 100, x),
+}
+
+
+@pytest.mark.parametrize("moved", WINDOWS.values(), ids=WINDOWS)
+def test_percentiles_stay_within_their_bound_wherever_values_lie(moved):
+    values = moved(np.random.default_rng(8).gamma(2.0, 100.0, 40_000))
+    ordered = np.sort(values)
+    parts = [block(part, part * 0, part < -1, [0] * len(part)) for part in np.array_split(values, 5)]
+    total = merged(PLAN, [summarise(PLAN, part) for part in parts])
+    ranks = np.array([0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0])
+    for summary in (total, TableSummary.from_bytes(total.to_bytes(), PLAN)):
+        found = summary.quantiles.at(0, ranks)
+        below, upto = (np.searchsorted(ordered, found, side) / len(ordered) for side in ("left", "right"))
+        bound = 0.002 if moved is WINDOWS["like the reference"] else 1 / 256 + RANK_ERROR
+        assert (below - bound <= ranks).all()
+        assert (ranks <= upto + bound).all()
+        assert (found[0], found[-1]) == (ordered[0], ordered[-1])
+
+
+def test_without_rulers_a_sketch_has_every_value():
+    plan = replace(PLAN, rulers=None, discrete={}, embeddings=())
+    values = np.random.default_rng(9).normal(size=5000)
+    whole = summarise(plan, block(values, values * 0, values < -9, [0] * len(values)))
+    rank = (values <= whole.quantiles.at(0, np.array([0.25]))[0]).mean()
+    assert abs(rank - 0.25) <= 2 * RANK_ERROR
+
+
 @given(blocks(rows=st.integers(1, 60)))
 def test_the_binary_form_round_trips(a):
     whole = summarise(PLAN, a)
