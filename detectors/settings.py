@@ -1,5 +1,6 @@
 """The shape of every setting: frozen, camelCase in YAML, unknown keys are errors."""
 
+import os
 import re
 from datetime import timedelta
 from typing import Annotated, Any
@@ -19,7 +20,8 @@ class Settings(BaseModel):
         extra="forbid",
         alias_generator=to_camel,
         populate_by_name=True,
-        use_attribute_docstrings=True,
+        # Read from the source code, which takes a second for all settings together; workers describe nothing to anybody.
+        use_attribute_docstrings="DRIFTLINE_IN_WORKER" not in os.environ,
         allow_inf_nan=False,
     )
 

@@ -453,6 +453,8 @@ def session(monitor: ModelMonitor) -> "SparkSession":
         "spark.executor.memory": job.executors.memory,
         "spark.executor.cores": str(job.executors.cores),
         "spark.executor.instances": str(job.executors.instances),
+        # Descriptions of settings are read from the source code: a second of every worker's start, and nothing in it needs them.
+        "spark.executorEnv.DRIFTLINE_IN_WORKER": "1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": str(job.state_partitions),
