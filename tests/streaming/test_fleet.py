@@ -1,4 +1,4 @@
-"""Many models in one job, on a real Spark and a real Kafka: files and baselines come, change and go while it runs."""
+"""Many models in one job: files and baselines come, change and go while it runs."""
 
 import time
 from pathlib import Path
@@ -13,21 +13,23 @@ from live import envelope, finals, read, running, stop, wait_for
 
 from reference.build import build
 from reference.store import Store
-from streaming.job import prepare_topics
+from streaming.fleet import Fleet
+from streaming.job import check_baseline, prepare_topics
 from streaming.spec import ModelMonitor, parse
 
-pytestmark = pytest.mark.spark
 LENGTH = 5
 
 
-def document(folder: Path, broker, name: str, **sections: str) -> str:
+def document(folder: Path, servers: str, name: str, **sections: str) -> str:
     text = toy.document(
         folder,
-        kafka=f"{{bootstrapServers: '{broker.bootstrap_servers}', partitions: 2}}",
-        window=f"{{duration: {LENGTH}s, watermarkDelay: 1s, idleTimeout: 4s, emitEvery: 500ms, noTraffic: 8s}}",
-        outliers="{detectors: [bounds, missing]}",
-        job=f"{{checkpoint: {folder / 'checkpoint'}, refreshInterval: 1s}}",
-        **sections,
+        **{
+            "kafka": f"{{bootstrapServers: '{servers}', partitions: 2}}",
+            "window": f"{{duration: {LENGTH}s, watermarkDelay: 1s, idleTimeout: 4s, emitEvery: 500ms, noTraffic: 8s}}",
+            "outliers": "{detectors: [bounds, missing]}",
+            "job": f"{{checkpoint: {folder / 'checkpoint'}, refreshInterval: 1s}}",
+            **sections,
+        },
     )
     return text.replace("{name: toy}", f"{{name: {name}}}")
 
@@ -53,10 +55,11 @@ class Sender:
         self.sent[monitor.name] = self.sent.get(monitor.name, 0) + count
 
 
+@pytest.mark.spark
 def test_files_baselines_and_topics_change_while_it_runs(kafka, tmp_path):
     folder = tmp_path / "models"
     folder.mkdir()
-    documents = {name: document(tmp_path, kafka, name) for name in ("fleet-a", "fleet-b", "fleet-c")}
+    documents = {name: document(tmp_path, kafka.bootstrap_servers, name) for name in ("fleet-a", "fleet-b", "fleet-c")}
     models = {name: parse(text, name) for name, text in documents.items()}
     versions = {name: publish(monitor) for name, monitor in models.items()}
     for name in ("fleet-a", "fleet-b"):
@@ -125,3 +128,101 @@ def test_files_baselines_and_topics_change_while_it_runs(kafka, tmp_path):
 def log_of(log: Path, model: str) -> str:
     """What the log says of one model."""
     return "\n".join(line for line in log.read_text().splitlines() if f"driftline: {model}:" in line)
+
+
+class Folder:
+    """ModelMonitors in a directory, and what is read of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.models = path, path / "models"
+        self.models.mkdir(parents=True)
+        self.checked: list[tuple[str, str]] = []
+        self.fleet = Fleet(self.models, self._check)
+
+    def _check(self, monitor: ModelMonitor, version: str) -> None:
+        self.checked.append((monitor.name, version))
+        check_baseline(monitor, version)
+
+    def put(self, name: str, file: str | None = None, published: bool = True, **sections: str) -> ModelMonitor:
+        text = document(self.path, "localhost:1", name, **sections)
+        (self.models / (file or f"{name}.yaml")).write_text(text)
+        monitor = parse(text, name)
+        if published:
+            publish(monitor)
+        return monitor
+
+    def read(self) -> tuple[list[str], list[str]]:
+        """Models that are wanted, and why others are not."""
+        reading = self.fleet.read()
+        return sorted(reading.wanted), [refusal.why for refusal in reading.refused]
+
+
+def test_a_file_that_cannot_be_used_is_refused_and_the_others_go_on(tmp_path):
+    folder = Folder(tmp_path)
+    folder.put("a")
+    (folder.models / "b.yaml").write_text("{")
+    folder.put("c", published=False)
+    (folder.models / ".d.yaml").write_text("what an editor leaves")
+    (folder.models / "notes.txt").write_text("not a model")
+    wanted, why = folder.read()
+    assert wanted == ["a"]
+    assert len(why) == 2
+    assert "b.yaml" in why[0]
+    assert "no baseline of model 'c'" in why[1]
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"job": "{checkpoint: elsewhere}"}, "spec.job.checkpoint is '"),
+        ({"kafka": "{bootstrapServers: 'other:9092'}"}, "spec.kafka.bootstrap_servers is 'other:9092', and 'localhost:1' in"),
+        ({"kafka": "{bootstrapServers: 'localhost:1', topics: {inference: a-inference}}"}, "'a-inference' is read for model 'a' already"),
+    ],
+)  # fmt: skip
+def test_a_model_that_does_not_fit_into_the_job_is_refused(tmp_path, sections, said):
+    folder = Folder(tmp_path)
+    folder.put("a")
+    folder.put("b", **sections)
+    wanted, (why,) = folder.read()
+    assert wanted == ["a"]
+    assert said in why
+
+
+def test_a_model_has_one_file(tmp_path):
+    folder = Folder(tmp_path)
+    folder.put("a")
+    folder.put("a", "copy.yaml")
+    wanted, (why,) = folder.read()
+    assert wanted == ["a"]
+    assert "has one file" in why
+
+
+def test_what_was_good_stays_until_something_good_comes(tmp_path):
+    folder = Folder(tmp_path)
+    good = folder.put("a")
+    before = folder.fleet.read().wanted["a"]
+    (folder.models / "a.yaml").write_text("spec: {}")
+    reading = folder.fleet.read()
+    assert reading.wanted == {"a": before}
+    assert [(refusal.model, refusal.of_baseline) for refusal in reading.refused] == [("a", False)]
+    folder.put("a")
+    newer = Store(good.spec.reference.store)
+    baseline = tmp_path / "baselines" / "a" / publish(good, 12.0) / "baseline.bin"
+    baseline.write_bytes(baseline.read_bytes()[:-1])
+    reading = folder.fleet.read()
+    assert reading.wanted["a"].baseline == before.baseline != newer.current("a")
+    assert [(refusal.model, refusal.of_baseline) for refusal in reading.refused] == [("a", True)]
+    version = publish(good, 13.0)
+    assert folder.fleet.read().wanted["a"].baseline == version
+    (folder.models / "a.yaml").unlink()
+    assert folder.read() == ([], [])
+
+
+def test_what_has_not_changed_is_not_looked_into_again(tmp_path, monkeypatch):
+    folder = Folder(tmp_path)
+    folder.put("a")
+    folder.put("b")
+    assert folder.read() == (["a", "b"], [])
+    monkeypatch.setattr("streaming.fleet.load", lambda path: pytest.fail(f"{path} is read again"))
+    assert folder.read() == (["a", "b"], [])
+    assert len(folder.checked) == 2
