@@ -613,11 +613,15 @@ _KNOWN: Sequence[tuple[str, str]] = (
         "a Python worker died (killed, out of memory, or a crash in native code): start again; the monitor goes on where it was. When it comes back, see the kernel's log, and give the container more memory",
     ),
     (
+        r"CANNOT_WRITE_STATE_STORE",
+        "the checkpoint's state cannot be written: look at its disk or store (room, rights); start again then, and the monitor goes on where it was",
+    ),
+    (
         r"STREAMING_PYTHON_RUNNER_INITIALIZATION_FAILURE|ModuleNotFoundError|ImportError",
         "Python workers cannot import Driftline: install the same version on every machine, and let PYSPARK_PYTHON name its interpreter",
     ),
     (
-        r"Py4JNetworkError|Answer from Java side is empty|Connection refused.{0,200}py4j|Java side .{0,40}(closed|empty)",
+        r"Py4JNetworkError|ConnectionRefusedError|Answer from Java side is empty|Connection refused.{0,200}py4j|Java side .{0,40}(closed|empty)",
         "the JVM died: see its last lines and hs_err_pid*.log in the working directory; start again, and the monitor goes on where it was",
     ),
 )
@@ -638,6 +642,6 @@ def _told(failure: BaseException) -> Iterable[str]:
     each: Any = failure
     while isinstance(each, BaseException) and id(each) not in seen:
         seen.add(id(each))
-        yield str(each)
+        yield f"{type(each).__name__}: {each}"
         yield str(getattr(each, "_stackTrace", None) or "")
         each = getattr(each, "_cause", None) or each.__cause__ or each.__context__

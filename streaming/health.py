@@ -103,6 +103,7 @@ class Health:
         try:
             batches = self._news(query)
             status, active = query.status, query.isActive
+            failure = None if active else query.exception()  # says more than the status: its causes
         except Exception as error:  # noqa: BLE001 - a JVM that died answers with many kinds of errors
             self._dead, self._status = _line(f"the JVM does not answer: {error}"), "dead"
             self._metrics.active(active=False)
@@ -115,7 +116,7 @@ class Health:
         message = str(status.get("message"))
         self._status = _line(message)
         if not active and self._dead is None:
-            self._dead = f"the query has ended: {explain(message) or self._status}"
+            self._dead = f"the query has ended: {explain(message if failure is None else failure) or self._status}"
             self._metrics.active(active=False)
         if self._status in _WAITING:
             self._moved = at

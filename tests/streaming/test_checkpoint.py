@@ -233,6 +233,7 @@ def test_an_unknown_failure_is_not_explained_and_causes_are_read():
     outer = RuntimeError("the query failed")
     outer.__cause__ = OSError(28, "No space left on device")
     assert "a disk is full" in explain(outer)
+    assert "the JVM died" in explain(ConnectionRefusedError(111, "Connection refused"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

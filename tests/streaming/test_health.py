@@ -44,7 +44,11 @@ class Query:
     def __init__(self) -> None:
         self.recentProgress: list[Progress] = []
         self.isActive = True
+        self.failure: Exception | None = None
         self.status = {"message": "Processing new data", "isTriggerActive": True, "isDataAvailable": True}
+
+    def exception(self) -> Exception | None:
+        return self.failure
 
     @property
     def lastProgress(self) -> Progress | None:  # noqa: N802 - PySpark's name
@@ -111,8 +115,13 @@ def test_a_dead_query_and_a_dead_jvm_are_not_well(health, clock, metrics):
     said = after(clock, health, 1)[1]
     assert said["why"].startswith("the query has ended: a Python worker died")
     assert said["query"] == "Terminated with exception: Python worker exited unexpectedly (crashed)."
+    second = Query()
+    health.started(second)
+    second.isActive, second.failure = False, RuntimeError("cannot commit")
+    second.failure.__cause__ = OSError(28, "No space left on device")
+    assert "a disk is full" in after(clock, health, 1)[1]["why"], "what caused it, not what came of it"
     health.ended("a disk is full")
-    assert health.live() == (False, health.live()[1])
+    assert not health.live()[0]
     assert health.live()[1]["why"] == "a disk is full"
     assert not health.ready()[0]
     health.started(Query())
