@@ -16,9 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from detectors.statistics import compiled
 from reference.schema import Schema
-from streaming import scanned
 from streaming.protocol import LONGEST_ID, Kind
 from streaming.tokens import Bools, Floats, Ints, Text, Vocabulary, joined, milliseconds_of, numbers, texts, times
 
@@ -206,12 +204,16 @@ class Skeleton:
 
     def _read_rows(self, text: Text, starts: Ints, ends: Ints, words: Sequence[Vocabulary]) -> "_Rows":
         """Rows of tokens: ``[1,2],[3,4]``, or ``1,2,3`` without brackets."""
+        from detectors.statistics import compiled
+
         if compiled.HERE and not self.schema.categorical:
             return self._scan_rows(text, starts, ends, words)
         return self._cut_rows(text, starts, ends, words)
 
     def _scan_rows(self, text: Text, starts: Ints, ends: Ints, words: Sequence[Vocabulary]) -> "_Rows":
         """Rows of plain numbers, read in one pass; those of a message that has anything else are cut into tokens."""
+        from streaming import scanned
+
         width, wanted = len(self.schema), self.shape.instances
         most = wanted * len(starts)
         if not wanted:  # a row has a comma behind each of its numbers, but the last of a message has none

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.statistics import compiled
 from detectors.statistics.block import Codes
 from detectors.statistics.sample import hash_of, mixed
 
@@ -58,6 +57,8 @@ class Distinct:
 
 
 def _of_numbers(values: NDArray[np.float64]) -> NDArray[np.uint64]:
+    from detectors.statistics import compiled
+
     if compiled.HERE and len(values) > 2 * KEPT:
         limit = _enough(len(values))
         for _ in range(2):

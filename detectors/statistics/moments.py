@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.statistics import compiled
 from detectors.statistics.block import Block
 
 
@@ -97,6 +96,8 @@ class Moments:
 
 def _moments(values: NDArray[np.float64]) -> tuple[float, ...]:
     """Low, high, mean and the central moments of the finite values of one column."""
+    from detectors.statistics import compiled
+
     if len(values) == 0:
         return np.inf, -np.inf, 0.0, 0.0, 0.0, 0.0
     with np.errstate(over="ignore", invalid="ignore"):  # 1e300 to the fourth is inf, which is what is reported

@@ -12,7 +12,7 @@ from detectors.statistics.ruler import Ruler
 RESOLUTION = 200
 """KLL's k: a quantile's rank is off by at most 1.33 % of the rows with 99 % confidence (2-5 kB a column)."""
 RANK_ERROR = kll_doubles_sketch.get_normalized_rank_error(RESOLUTION, False)
-CROWDED = 1 / 256
+CROWDED = 1 / 128
 """A bin with more than this share of a batch's values is sketched."""
 
 _MANY = 16
@@ -27,7 +27,7 @@ class Quantiles:
     distribution; it is randomised, so two runs agree within its bound and not to the bit.
 
     With a ruler a percentile is known to lie in one bin, so its rank to within what that bin holds: for values like the reference's
-    about 0.1 %, but all there is for values far from them. So only bins that hold more than 1/256 of a batch's values are sketched, to
+    about 0.1 %, but all there is for values far from them. So only bins that hold more than 1/128 of a batch's values are sketched, to
     tell how these are spread in them. Values like the reference's cost nothing then, others what they cost without a ruler.
 
     References

@@ -12,8 +12,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.statistics import compiled
-
 DEFAULT_RESOLUTION = 1024
 _TAIL_STEPS = 64
 _TAIL_REACH = 1e9
@@ -144,6 +142,8 @@ class Ruler:
 
     def count(self, values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As `tally`, of finite values in any order."""
+        from detectors.statistics import compiled
+
         if not compiled.HERE:
             return self.tally(np.sort(values))
         counts, places = np.zeros(self.size, np.int64), np.zeros(self.size, np.int64)

@@ -279,7 +279,7 @@ class Percentiles:
     """The percentiles of a summary's numeric columns.
 
     Exact from every single value. With a ruler, off by at most what one bin holds, and for values unlike the reference's, by less
-    than 1/256 of the rows and the error of a sketch of them; without one, by the error of a sketch of all.
+    than 1/128 of the rows and the error of a sketch of them; without one, by the error of a sketch of all.
     """
 
     table: TableSummary
