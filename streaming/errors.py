@@ -6,6 +6,9 @@ DriftlineError (reference.errors)
     ├── UnwantedMonitor     a ModelMonitor that this job cannot watch beside the others; exit code 2
     ├── BaselineMismatch    a baseline that does not fit the ModelMonitor; exit code 2
     ├── IncompatibleCheckpoint  a checkpoint made under other settings; exit code 2
+    ├── CorruptCheckpoint   a checkpoint that Spark would not start on (streaming.checkpoint); exit code 2
+    ├── CheckpointInUse     another monitor runs on the checkpoint (streaming.lease); exit code 2
+    ├── AddressTaken        the health endpoint's address (streaming.health); exit code 2
     ├── ServiceUnavailable  Kafka or a topic that is not there in time; exit code 1
     │   ├── KafkaError      a cluster that cannot be reached, or refuses what it was asked
     │   └── BrokerError     the embedded Kafka does not come up

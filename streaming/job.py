@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -154,6 +155,7 @@ class Monitoring:
                 "kafka.startingOffsets)"
             )
         self.plan = plan
+        self._note_spark()
         prepare_topics(*(one.monitor for one in self.reading.wanted.values()))
         signals = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, lambda *_: self._stopping.set()) for number in signals}
@@ -165,6 +167,15 @@ class Monitoring:
             spark.stop()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _note_spark(self) -> None:
+        """Keep the version of Spark; another one may read the checkpoint or not, and then it helps to know which it was."""
+        from pyspark import __version__ as spark
+
+        if self.plan.spark and self.plan.spark != spark:
+            say(f"the checkpoint was last worked on by Spark {self.plan.spark}, and this is Spark {spark}")
+        self.plan.spark = spark
+        self.metrics.is_of(spark=spark, driftline=version("driftline"))
 
     def _runs(self, spark: "SparkSession", lease: Lease) -> int:
         """One run of the query after the other."""

@@ -50,6 +50,8 @@ class Plan(msgspec.Struct, rename="camel"):
     topics: dict[str, Topic] = {}
     bound: int | None = None
     """Messages of a micro-batch at most, as throughput was measured last."""
+    spark: str = ""
+    """Version of Spark that worked on the checkpoint last; Spark itself does not note it there."""
 
     def task(self, started: int) -> Task:
         """What travels with every task of a query that works by this plan."""

@@ -398,12 +398,12 @@ def monitor_run(config: ConfigOrFolder) -> int:
 def monitor_repair(
     config: Config,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without, only what would be done is said.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Mend what a full disk or a power cut has left of a checkpoint, as far as that is safe; nothing is deleted.
 
-    Exit code 1 when something is wrong that cannot be mended safely.
+    Exit code 1 while something is wrong with it.
     """
     from streaming.checkpoint import examine, repair
     from streaming.lease import Lease
@@ -411,14 +411,14 @@ def monitor_repair(
 
     checkpoint = absolute(load(config, importing=False)).spec.job.checkpoint
     with Lease(checkpoint):
-        done = repair(checkpoint, dry_run=dry_run)
+        done = repair(checkpoint, dry_run=not yes)
         wrong = [problem.text for problem in examine(checkpoint) if problem.fatal]
     if as_json:
-        _print_json({"checkpoint": checkpoint, "dryRun": dry_run, "done": done, "wrong": wrong})
+        _print_json({"checkpoint": checkpoint, "dryRun": not yes, "done": done, "wrong": wrong})
     else:
         for line in done or [f"nothing to mend in {checkpoint}"]:
             typer.echo(line)
-    return 1 if wrong and not dry_run else 0
+    return 1 if wrong else 0
 
 
 @logger.command("serve")
