@@ -6,7 +6,9 @@ not grow with traffic, but for series of instances that sequential detectors wat
 """
 
 import base64
+import functools
 import math
+import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from detectors.base import Flagged
+from detectors.performance.estimate import PredictionCounts
 from detectors.settings import format_duration
 from detectors.statistics.block import Block, Codes
 from detectors.statistics.sample import mixed
@@ -27,20 +30,24 @@ from reference.baseline import SOURCES, Source, Table
 from streaming.editions import Task, Term, Watched, crew
 from streaming.headers import header_column, nested
 from streaming.identity import instance_keys
+from streaming.labels import DecodedLabels, LabelDecoder
 from streaming.marks import Marks, batch_number
 from streaming.messages import Decoded, Reason, Rejected, Rows
 from streaming.observations import Observations
 from streaming.pane import Pane, rfc3339
+from streaming.performance import packed_labels, packed_predictions
 from streaming.reports import DeadLetter, Outlier, OutlierFeature
 from streaming.series import Series
+from streaming.unmatched import Letter, alone
+from streaming.worker import Worker
 
-PANE, LATE, CLOCK, RECORD = 0, 1, 2, 3
+PANE, LATE, CLOCK, RECORD, PREDICTIONS, LABELS = 0, 1, 2, 3, 4, 5
 """Kinds of folded rows: a partial summary; one of messages that may be late, with their dead letters; the newest event
-time of a Kafka partition; a finished record that only passes through."""
+time of a Kafka partition; a finished record that only passes through; predictions that wait for their labels; labels."""
 
 FOLDED = "model string, segment string, kind byte, time long, number long, topic string, body binary"
-"""Schema of the folded rows. `time`: a pane's start or a clock's event time; `number`: a pane's edition, a clock's Kafka partition, or
-the place of a dead letter's reason in `Reason`."""
+"""Schema of the folded rows. `time`: a pane's start (of predictions in a counted window their first event time) or a clock's event
+time; `number`: a pane's edition, a clock's Kafka partition, or the place of a dead letter's reason in `Reason`."""
 
 ALL = ""
 """The segment that holds every instance."""
@@ -60,11 +67,26 @@ _ARROW = pa.schema(
 MOST_PANES = 64
 """So many summaries of one model are held in memory at a time, and as many of each of its segments; a backlog, or clocks gone wild, may
 bring thousands."""
+MOST_PREDICTIONS = 200_000
+"""Predictions that a task holds before it sends them on."""
 _NEVER = -(2**62)
+_NO_KEYS = np.empty(0, np.uint64)
 _encode = msgspec.json.Encoder().encode
 
 Place = tuple[str, int, int]
 """Segment, edition, and start of a pane."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    """Predictions of one place."""
+
+    time: int
+    """As in the folded row, ms."""
+    count: int
+    counts: PredictionCounts | None
+    keys: NDArray[np.uint64]
+    values: NDArray[np.float64]
 
 
 @dataclass(slots=True)
@@ -81,6 +103,9 @@ class _Folded:
     """Kafka partition -> newest event time."""
     packed: list[tuple[int, Place, bytes]] = field(default_factory=list)
     """(kind, place, body) of summaries that are not added to any more."""
+    predicted: dict[Place, list[_Predicted]] = field(default_factory=dict)
+    labels: list[tuple[str, bytes]] = field(default_factory=list)
+    """(segment, body)"""
 
     def add(self, place: Place, pane: Pane) -> None:
         self.panes[place] = self.panes[place] + pane if place in self.panes else pane
@@ -118,6 +143,9 @@ class _Folded:
             self.add_late(place, pane, letters)
         for partition, at in other.newest.items():
             self.tick(partition, at)
+        for where, some in other.predicted.items():
+            self.predicted.setdefault(where, []).extend(some)
+        self.labels += other.labels
 
     def tick(self, partition: int, at: int) -> None:
         self.newest[partition] = max(at, self.newest.get(partition, at))
@@ -142,13 +170,21 @@ def fold(batches: Iterator[pa.RecordBatch], task: Task, marks: str) -> Iterator[
             found = known.of_topic(topic)
             if found is None or messages.num_rows == 0:
                 continue
-            model, _ = found
+            model, labels = found
             read = topic or model.newest.monitor.topics.inference
-            part = folded(messages, model, closed.get((model.model, ALL), _NEVER), read, known.name(read))
+            part = folded(
+                messages, model, closed.get((model.model, ALL), _NEVER), read, known.name(read), labels=labels
+            )
             if part.records:
                 yield _records(model.model, part.records)
                 part.records = []
-            totals.setdefault(model.model, (model, _Folded()))[1].take(part)
+            if part.labels:
+                yield _labels(model.model, part.labels)
+                part.labels = []
+            _, total = totals.setdefault(model.model, (model, _Folded()))
+            total.take(part)
+            if sum(one.count for some in total.predicted.values() for one in some) > MOST_PREDICTIONS:
+                yield _predictions(model.model, total)
     for name, (_, total) in totals.items():
         yield from _summaries(name, total)
 
@@ -166,26 +202,34 @@ def _by_topic(batch: pa.RecordBatch) -> Iterator[tuple[str | None, pa.RecordBatc
             yield names[codes[begin]], batch.slice(begin, end - begin)
 
 
-def folded(batch: pa.RecordBatch, model: Watched, frontier: int, topic: str, name: str) -> _Folded:
+def folded(
+    batch: pa.RecordBatch, model: Watched, frontier: int, topic: str, name: str, *, labels: bool = False
+) -> _Folded:
     """Fold messages of one model, under each edition that they may belong to.
 
     Parameters
     ----------
     topic, name
         Where they were read, and as ids have it.
+    labels
+        Whether it is the labels topic.
     """
     total = _Folded()
     terms = list(model.open(frontier))
+    if labels:
+        total.take(_folded(batch, _Among(terms[0], frontier, topic, name, newest=True, oldest=True), _Labels(model)))
+        return total
     for term in terms:
         place = _Among(term, frontier, topic, name, newest=term is terms[0], oldest=term is terms[-1])
         total.take(_folded(batch, place))
     return total
 
 
-def _folded(batch: pa.RecordBatch, among: "_Among") -> _Folded:
+def _folded(batch: pa.RecordBatch, among: "_Among", labels: "_Labels | None" = None) -> _Folded:
     """Fold one batch; what cannot be folded for a reason nobody foresaw is cornered and becomes a dead letter."""
     try:
-        return _Fold(among, batch).run()
+        fold = _Fold(among, batch)
+        return fold.run() if labels is None else labels.run(fold)
     except Exception as error:  # noqa: BLE001 - raising in a worker because of data can take the JVM down (design.md)
         if batch.num_rows == 1:
             one = _Fold(among, batch)
@@ -193,8 +237,8 @@ def _folded(batch: pa.RecordBatch, among: "_Among") -> _Folded:
                 one.dead(Rejected(0, Reason.INTERNAL, f"{type(error).__name__}: {error}", None))
             return one.out
         half = batch.num_rows // 2
-        first = _folded(batch.slice(0, half), among)
-        first.take(_folded(batch.slice(half), among))
+        first = _folded(batch.slice(0, half), among, labels)
+        first.take(_folded(batch.slice(half), among, labels))
         return first
 
 
@@ -223,6 +267,10 @@ class _Among:
     def governs(self, time: int) -> bool:
         """Whether instances of this time are scored by this edition; each is by one."""
         return time < self.term.over and (self.oldest or time >= self.term.since)
+
+    def governed(self, times: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The same of many."""
+        return (times < self.term.over) & (self.oldest | (times >= self.term.since))
 
 
 class _Fold:
@@ -260,7 +308,7 @@ class _Fold:
             if kept.block.rows:
                 by_detector = self._outliers(source, kept, decoded)
                 flagged = flagged + self._flagged_of_each_message(kept, by_detector.values())
-                self._add_rows(source, kept, by_detector, decoded.times[kept.message], starts[kept.message])
+                self._add_rows(source, kept, by_detector, decoded, starts[kept.message])
         for start, messages in _groups(starts, np.flatnonzero(mine)):
             times = decoded.times[messages]
             counted = replace(
@@ -316,7 +364,7 @@ class _Fold:
         source: Source,
         rows: Rows,
         flagged: dict[str, NDArray[np.int64]],
-        times: NDArray[np.int64],
+        decoded: Decoded,
         starts: NDArray[np.int64],
     ) -> None:
         """Add each pane's part of the rows to its partial summary.
@@ -325,15 +373,17 @@ class _Fold:
         ----------
         flagged
             Outlier detector -> the rows that it flags.
-        times, starts
-            (rows,) event time of each row, and start of its pane.
+        starts
+            (rows,) start of the pane of each row.
         """
-        me, block = self.me, rows.block
+        me, block, times = self.me, rows.block, decoded.times[rows.message]
         tables: dict[Table, Block] = {source: block}
         if source == "request" and me.models:
             tables["score"] = self._scores(block)
         series = [self._numbers(one, tables, flagged) for one in me.series]
         clients = self._clients(rows) if source == "request" and me.plans.traffic else None
+        predictions = me.predictions(block) if source == "response" and me.yardstick is not None else None
+        keys = instance_keys(decoded.ids, rows.message, rows.instance) if predictions is not None else _NO_KEYS
         whole = starts.min() == starts.max()
         groups = [(int(starts[0]), slice(None))] if whole else list(_groups(starts, np.arange(len(starts))))
         for start, picked in groups:
@@ -350,6 +400,8 @@ class _Fold:
                 states = tuple(detector.observe(requests, senders) for detector in me.plans.traffic)
                 pane = replace(pane, traffic=states)
             self._add(start, pane)
+            if predictions is not None:
+                self._predict(ALL, me, start, predictions, keys, times, picked)
         if source == "request" and me.segmentation is not None:
             divided = me.segmentation.of(block, nested(self.batch["headers"]), rows.message)
             by_row = np.zeros(block.rows, np.bool_)
@@ -358,6 +410,27 @@ class _Fold:
             for start, picked in groups:
                 if not self._is_late(start):
                     self._add_segments(start, np.arange(block.rows)[picked], divided, tables, rows, times, by_row)
+
+    def _predict(
+        self,
+        segment: str,
+        me: Worker,
+        start: int,
+        values: NDArray[np.float64],
+        keys: NDArray[np.uint64],
+        times: NDArray[np.int64],
+        picked: NDArray[np.int64] | slice,
+    ) -> None:
+        """Some rows' predictions of one pane, which wait for their labels; under one edition only, though two may count them."""
+        yardstick = me.yardstick
+        assert yardstick is not None  # else nothing waits
+        some, at = values[picked], times[picked]
+        counts = None if yardstick.reference is None else yardstick.reference.count(yardstick.told(some))
+        waits = self.among.governed(at)
+        one = _Predicted(
+            start if me.every is None else int(at.min()), len(some), counts, keys[picked][waits], some[waits]
+        )
+        self.out.predicted.setdefault((segment, self.term.number, start), []).append(one)
 
     def _add_segments(
         self,
@@ -554,6 +627,51 @@ class _Fold:
         return _encode(record)
 
 
+class _Labels:
+    """The folding of the labels of a model. They do not move its clocks: when the truth is known says nothing of its requests."""
+
+    def __init__(self, model: Watched) -> None:
+        self.model = model
+        self.segments = {
+            name: None for term in model.terms if term.me.segmentation for name in term.me.segmentation.names()
+        }
+
+    def run(self, fold: _Fold) -> _Folded:
+        """Labels as rows for all keys of the model: a label does not know of which segment its prediction is."""
+        me, batch = self.model.newest, fold.batch
+        if me.yardstick is None:  # nobody asks for performance any more
+            return fold.out
+        decoder = LabelDecoder(me.monitor.spec.kafka.max_message_bytes)
+        found = decoder.decode(batch["value"], fold.timestamps)
+        for one in found.rejected:
+            fold.dead(one)
+        if len(found.keys):
+            values = me.yardstick.labels(found.values)
+            fold.out.labels.append((ALL, packed_labels(found.keys, values, self._letters(found, fold))))
+            bare = packed_labels(found.keys, values, [])
+            fold.out.labels += [(segment, bare) for segment in self.segments]
+        return fold.out
+
+    def _letters(self, found: DecodedLabels, fold: _Fold) -> list[bytes]:
+        """For each label what is told of it when its prediction does not come."""
+        batch, name = fold.batch, fold.among.name
+        columns = [batch[column].take(pa.array(found.message)).to_pylist() for column in ("partition", "offset", "key")]
+        begins = np.searchsorted(found.message, found.message).tolist()
+        ends = np.searchsorted(found.message, found.message, side="right").tolist()
+        values = batch["value"]
+        letters = []
+        for i, (partition, offset, key, message, time_) in enumerate(
+            zip(*columns, found.message.tolist(), found.times.tolist(), strict=True)
+        ):
+            value, place = values[message].as_py(), None
+            if ends[i] - begins[i] > 1:
+                place = i - begins[i]
+                value = alone(value, place, found.values[i])
+            kafka = int(fold.timestamps[message])
+            letters.append(Letter(name, partition, offset, place, kafka, time_, key, value).to_bytes())
+        return letters
+
+
 def _groups(of: NDArray[Any], among: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Each value that occurs among the given places, with its places in ascending order."""
     order = among[np.argsort(of[among], kind="stable")]
@@ -594,8 +712,10 @@ def _records(model: str, records: list[tuple[str, bytes, int | None]]) -> pa.Rec
 
 
 def _summaries(model: str, total: _Folded) -> Iterator[pa.RecordBatch]:
-    """The partial summaries and clocks that a task leaves behind."""
+    """The partial summaries, clocks and predictions that a task leaves behind."""
     total.pack()
+    if total.predicted:
+        yield _predictions(model, total)
     for kind in (PANE, LATE):
         mine = [(*place, body) for one, place, body in total.packed if one == kind]
         if mine:
@@ -603,6 +723,33 @@ def _summaries(model: str, total: _Folded) -> Iterator[pa.RecordBatch]:
             yield _rows(model, kind, segments=segments, numbers=editions, times=starts, bodies=bodies)
     if total.newest:
         yield _rows(model, CLOCK, times=list(total.newest.values()), numbers=list(total.newest))
+
+
+def _predictions(model: str, total: _Folded) -> pa.RecordBatch:
+    """Predictions that wait for their labels; no more is held of them."""
+    places, bodies, times = list(total.predicted), [], []
+    for some in total.predicted.values():
+        counts = [one.counts for one in some if one.counts is not None]
+        keys, values = np.concatenate([one.keys for one in some]), np.concatenate([one.values for one in some])
+        times.append(min(one.time for one in some))
+        bodies.append(
+            packed_predictions(
+                sum(one.count for one in some),
+                functools.reduce(operator.add, counts) if counts else None,
+                keys,
+                values,
+            )
+        )
+    total.predicted.clear()
+    segments, editions, _ = zip(*places, strict=True)
+    return _rows(model, PREDICTIONS, segments=segments, numbers=editions, times=times, bodies=bodies)
+
+
+def _labels(model: str, labels: list[tuple[str, bytes]]) -> pa.RecordBatch:
+    """Labels, on their way to the keys of their model."""
+    segments, bodies = zip(*labels, strict=True)
+    zeros = [0] * len(bodies)
+    return _rows(model, LABELS, segments=segments, numbers=zeros, times=zeros, bodies=bodies)
 
 
 def _rows(

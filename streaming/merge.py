@@ -15,11 +15,14 @@ import pandas as pd
 from pyspark.sql.streaming.stateful_processor import StatefulProcessor, StatefulProcessorHandle
 
 from streaming.editions import ALWAYS, NEVER, Task, Term, Watched, crew
-from streaming.fold import ALL, CLOCK, LATE, MOST_PANES, PANE, REASONS, RECORD
+from streaming.fold import ALL, CLOCK, LABELS, LATE, MOST_PANES, PANE, PREDICTIONS, REASONS, RECORD
 from streaming.marks import Key, Mark, Marks, batch_number
 from streaming.observations import Observations
 from streaming.pane import Pane, milliseconds
+from streaming.performance import STATE as PERFORMANCE
+from streaming.performance import Measuring, Performances
 from streaming.publish import Report, published
+from streaming.waiting import STATE as WAITING
 from streaming.worker import Worker
 
 if TYPE_CHECKING:
@@ -74,6 +77,8 @@ class Head(msgspec.Struct, array_like=True):
     """Counted windows that have closed."""
     totals: dict[str, int] = msgspec.field(default_factory=dict)
     """As `Mark.counts`."""
+    measuring: Measuring = msgspec.field(default_factory=Measuring)
+    """Of performance."""
 
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
@@ -89,6 +94,7 @@ class Merge:
     segment: str
     head: Head
     panes: "Panes"
+    performance: Performances
     now: int
     """Processing time, ms."""
     started: int
@@ -108,6 +114,9 @@ class Merge:
                 clock = self.head.clocks.setdefault(int(number), _Clock(ALWAYS, self.now))
                 clock.newest, clock.seen = max(clock.newest, int(at)), self.now
                 continue
+            if kind == LABELS:
+                self.performance.labelled(body)
+                continue
             term = self.model.term(int(number))
             if term is None:
                 continue  # its last window closed before it was struck from the task
@@ -126,6 +135,8 @@ class Merge:
                         yield self.me.monitor.topics.deadletter, letter
                 else:  # the fold knew of a frontier that a crash has taken back
                     self._add(term, int(at), Pane.from_bytes(late, self.panes.worker(term.number).plans))
+            elif kind == PREDICTIONS and not term.is_late(int(at), self.head.frontier):
+                self.performance.predicted(term, int(at), body)
 
     def count(self, topics: "pd.Series[str]", numbers: "pd.Series[int]") -> None:
         """Count finished records that pass through."""
@@ -137,6 +148,7 @@ class Merge:
         """Move the frontier, report what is due, drop what is done, and set the next timer."""
         head = self.head
         head.frontier = max(head.frontier, self.closed if self.segment else self._watermark())
+        yield from self.performance.match(head.frontier)
         for term, start in self._windows():
             window = head.windows[term.number][start]
             if self._is_over(term, start):
@@ -150,6 +162,10 @@ class Merge:
             known = self.model.term(number)
             if known is None or (number not in head.windows if known.me.every else known.is_late(start, head.frontier)):
                 self.panes.drop(number, start)
+        yield from self.performance.records(head.frontier)
+        for what, many in self.performance.happened.items():
+            self._total(what, many)
+        self.performance.happened.clear()
         head.timer = self._next_timer()
 
     def mark(self, batch: int, before: int) -> Mark:
@@ -234,6 +250,10 @@ class Merge:
         return window.reported + milliseconds(settings.emit_every) if settings.provisional else NEVER
 
     def _next_timer(self) -> int | None:
+        due = [at for at in (self._windows_due(), self.performance.timer) if at is not None]
+        return min(due, default=None)
+
+    def _windows_due(self) -> int | None:
         windows = self._windows()
         if not windows:
             return None
@@ -279,6 +299,8 @@ class Merge:
                 head.counted = max(head.counted, place + 1)
                 self.panes.drop(term.number, 0)
         yield from out.records
+        if final:
+            yield from self.performance.close(term, start, begin, end, place)
 
 
 class Panes:
@@ -399,6 +421,8 @@ class MergeProcessor(StatefulProcessor):
         self._head = handle.getValueState("head", "body binary")
         self._panes = handle.getMapState("panes", "edition long, start long", "body binary")
         self._series = handle.getMapState("series", "edition long, start long, part long", "body binary")
+        self._waiting = handle.getMapState("waiting", WAITING, "body binary")
+        self._performance = handle.getMapState("performance", PERFORMANCE, "body binary")
         self._crew = crew(self._task)
         self._batch = batch_number()
         self._marks: dict[Key, Mark] = {}
@@ -455,7 +479,9 @@ class MergeProcessor(StatefulProcessor):
         head = Head() if stored is None else _decode_head(bytes(stored[0]))
         panes = Panes(self._panes, self._series, head.parts, model, segment)
         now, started = timers.getCurrentProcessingTimeInMs(), self._task.started
-        return Merge(model, segment, head, panes, now, started, self._frontier(name) if segment else ALWAYS)
+        performance = Performances(self._performance, self._waiting, head.measuring, model, segment, now)
+        closed = self._frontier(name) if segment else ALWAYS
+        return Merge(model, segment, head, panes, performance, now, started, closed)
 
     def _frontier(self, model: str) -> int:
         if self._closed is None:
@@ -466,11 +492,14 @@ class MergeProcessor(StatefulProcessor):
         self._head.clear()
         self._panes.clear()
         self._series.clear()
+        self._waiting.clear()
+        self._performance.clear()
         for timer in list(self._handle.listTimers()):
             self._handle.deleteTimer(timer)
 
     def _keep(self, key: Any, merge: Merge, timer: int | None, frontier: int) -> None:
         merge.panes.write()
+        merge.performance.write()
         if merge.head.timer != timer:
             if timer is not None:
                 self._handle.deleteTimer(timer)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -14,6 +15,8 @@ from detectors.drift import default_method
 from detectors.frequencies import sturges_edges
 from detectors.limits import median_deviation
 from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
+from detectors.performance.estimate import Estimate, PredictionCounts, estimate
+from detectors.performance.sums import PerformanceSums
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.metrics import METRICS, SHARES
 from detectors.statistics.table import TableSummary
@@ -27,9 +30,13 @@ from streaming.reports import (
     ColumnStatistics,
     Counts,
     Drift,
+    Estimated,
     HistogramBins,
     Matrix,
     MultivariateDrift,
+    Performance,
+    PerformanceAlarm,
+    PerformanceCounts,
     Statistics,
     Status,
     TrafficDrift,
@@ -37,6 +44,7 @@ from streaming.reports import (
 )
 from streaming.series import watched
 from streaming.worker import Worker
+from streaming.yardstick import Yardstick
 
 MOST_VERDICTS = 100
 """So many clients are told of in a record, for each traffic detector; a record must fit into a message."""
@@ -106,16 +114,16 @@ def columns_of(window: Pane) -> Columns:
     return {source: {column.name: column for column in table.columns()} for source, table in window.tables()}
 
 
-def _id(me: Worker, report: Report, kind: str) -> str:
+def _id(model: str, report: Report, kind: str) -> str:
     """A final report has one id, however many provisional ones a crash made it repeat."""
     which = "final" if report.status == "final" else f"r{report.revision}"
     span = [rfc3339(report.start), rfc3339(report.end)] if report.number is None else [f"{report.number:09d}"]
-    return "/".join((me.model, report.segment or "-", *span, kind, which))
+    return "/".join((model, report.segment or "-", *span, kind, which))
 
 
 def _shared(me: Worker, report: Report, kind: str, detected_at: str) -> dict[str, object]:
     return {
-        "id": _id(me, report, kind),
+        "id": _id(me.model, report, kind),
         "model": me.model,
         "model_version": me.monitor.spec.model.version,
         "detected_at": detected_at,
@@ -399,6 +407,84 @@ def _compared(
         exact=verdict.exact,
         explanation=verdict.explanation,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What is known of the predictions of one window."""
+
+    predictions: int
+    counts: PredictionCounts | None
+    """In the bins of the reference; None without one."""
+    sums: PerformanceSums
+    """Of those that have their label."""
+
+    @property
+    def missing(self) -> int:
+        """Predictions without a label."""
+        return max(self.predictions - self.sums.joined - self.sums.unusable, 0)
+
+
+FEWEST_LABELS = 20
+"""Alarms go by so many labels, and by the estimate before there are so many: a few labels say little."""
+
+
+def performance_record(
+    model: str, yardstick: Yardstick, report: Report, scored: Scored, duplicates: int | None
+) -> Performance:
+    """How good the predictions of a window are."""
+    names, sums, reference = yardstick.settings.metrics, scored.sums, yardstick.reference
+    final = report.status == "final"
+    measured = sums.metrics(names)
+    foreseen, covered, estimated = {}, None, None
+    if reference is not None and scored.counts is not None and scored.missing:
+        found = estimate(reference, scored.counts, names)
+        foreseen = {name: one.value for name, one in found.metrics.items()}
+        covered = _number(found.covered)
+        estimated = {name: _estimated(found.metrics.get(name)) for name in names}
+    by: Literal["labels", "estimate"] | None = None
+    if sums.joined and (final or sums.joined >= FEWEST_LABELS):
+        by = "labels"
+    elif foreseen:
+        by = "estimate"
+    beyond = [] if by is None else list(yardstick.settings.alarms(measured if by == "labels" else foreseen))
+    return Performance(
+        id=_id(model, report, "performance"),
+        model=model,
+        model_version=yardstick.model_version,
+        detected_at=rfc3339(time.time_ns() // 1_000_000),
+        segment=report.segment,
+        baseline=yardstick.baseline,
+        window=Window(rfc3339(report.start), rfc3339(report.end)),
+        every=yardstick.every,
+        status=report.status,
+        revision=report.revision,
+        prediction=yardstick.plan.prediction,
+        counts=PerformanceCounts(
+            predictions=scored.predictions,
+            labelled=sums.joined + sums.unusable,
+            unusable=sums.unusable,
+            waiting=0 if final else scored.missing,
+            expired=scored.missing if final else 0,
+            duplicates=duplicates,
+        ),
+        metrics={name: _number(value) for name, value in measured.items()},
+        estimated=estimated,
+        covered=covered,
+        reference=None
+        if reference is None
+        else {name: _number(value) for name, value in reference.sums.metrics(names).items()},
+        unestimated=yardstick.unestimated,
+        limits=dict(yardstick.settings.limits),
+        alarm=PerformanceAlarm(raised=bool(beyond), metrics=beyond, judged_by=by),
+    )
+
+
+def _estimated(found: Estimate | None) -> Estimated | None:
+    if found is None or not math.isfinite(found.value):
+        return None
+    low, high = found.interval
+    return Estimated(value=found.value, low=_number(low), high=_number(high))
 
 
 def _number(value: float) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-KINDS = ("outlier", "statistics", "drift", "deadletter", "event")
+KINDS = ("outlier", "statistics", "drift", "performance", "deadletter", "event")
 Status = Literal["provisional", "final"]
 EventReason = Literal[
     "modelAdded",
@@ -290,6 +290,66 @@ class Drift(WindowRecord, kw_only=True):
     """Why nothing was compared: a segment that the reference has too few rows of, or none."""
 
 
+class PerformanceCounts(msgspec.Struct, rename="camel", kw_only=True):
+    """How many predictions the window has, and what became of them."""
+
+    predictions: int
+    """Instances in response messages."""
+    labelled: int
+    """Those that have their label."""
+    unusable: int
+    """Labelled ones whose label or prediction is null or not a number: in no metric."""
+    waiting: int
+    """Those whose label may still come."""
+    expired: int
+    """Those that came without a label for `performance.labelRetention`, and are waited for no more."""
+    duplicates: int | None
+    """Further labels of predictions that have one, ignored; of this model since the previous record of performance. Null for segments."""
+
+
+class Estimated(msgspec.Struct, kw_only=True):
+    """A metric before its labels come."""
+
+    value: float
+    low: float | None
+    """Labels will show at least this, with 97.5 % probability if the estimate's assumption holds; null where the error is unknown."""
+    high: float | None
+    """At most this, likewise."""
+
+
+class PerformanceAlarm(msgspec.Struct, rename="camel", kw_only=True):
+    """Whether somebody should be woken."""
+
+    raised: bool
+    metrics: list[str]
+    """Those beyond their limits."""
+    judged_by: Literal["labels", "estimate"] | None
+    """`labels` from 20 labels on, or when no more come; before that the `estimate`. Null when neither is there."""
+
+
+class Performance(WindowRecord, kw_only=True):
+    """How good the predictions of one window are. The first one comes when the window closes, further revisions as labels come."""
+
+    kind: Literal["performance"] = "performance"
+    prediction: str
+    """The column that labels are compared with."""
+    counts: PerformanceCounts
+    metrics: dict[str, float | None]
+    """Metric -> its value over the labelled predictions; null where it is undefined, as without labels."""
+    estimated: dict[str, Estimated | None] | None
+    """Metric -> what it will be over all predictions of the window, if labels of equal predictions are distributed as in the reference.
+    Null for a metric that cannot be estimated; null altogether when all labels are there, or without a reference."""
+    covered: float | None
+    """Share of the window's predictions that the estimate is of: all but those with a class that the reference never saw predicted."""
+    reference: dict[str, float | None] | None
+    """Metric -> its value over the training table."""
+    unestimated: str | None = None
+    """Why there is no reference, and so no estimate."""
+    limits: dict[str, float]
+    """Metric -> the value beyond which it is an alarm."""
+    alarm: PerformanceAlarm
+
+
 class DeadLetter(Record, kw_only=True):
     """A message that could not be monitored, whole, with the reason."""
 
@@ -327,6 +387,7 @@ RECORDS: dict[str, type[Record]] = {
     "outliers": Outlier,
     "statistics": Statistics,
     "drift": Drift,
+    "performance": Performance,
     "deadletter": DeadLetter,
     "events": Event,
 }

@@ -5,10 +5,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detectors.base import FittedOutlierDetector, FittedScore, FittingColumn, LearnedOutlierDetector
 from detectors.for_evidently import UNRESOLVED
 from detectors.multivariate.base import FittedMultivariate, Joint, MultivariateDetector
 from detectors.outliers.wrong_type import WrongType
+from detectors.statistics.block import Block
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.embedding import Embedding
 from detectors.statistics.table import Plan, TableSummary
@@ -21,6 +25,7 @@ from streaming.pane import Pane, Plans, milliseconds
 from streaming.segments import Segmentation
 from streaming.series import Series
 from streaming.spec import ModelMonitor
+from streaming.yardstick import Yardstick, plan_of
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ class Worker:
 
     def prepare(self) -> None:
         """Fit everything, so that what does not fit is told of before any work starts; raises NotApplicable."""
-        _ = (self.plans, self.outliers, self._multivariate)
+        _ = (self.plans, self.outliers, self._multivariate, self.yardstick)
 
     @cached_property
     def keyed(self) -> bool:
@@ -241,6 +246,49 @@ class Worker:
             # The decoder keeps values of the wrong type for it, so it must tell of them, reference or none.
             if known or isinstance(detector, WrongType)
         ]
+
+    @cached_property
+    def yardstick(self) -> Yardstick | None:
+        """With what performance is measured; None where nobody asks for it."""
+        settings, model = self.monitor.spec.performance, self.monitor.spec.model
+        if not settings.metrics:
+            return None
+        predictions = [(column.name, column.type) for column in model.predictions]
+        plan, reference, why = plan_of(
+            settings, predictions, self._classes(settings.column(predictions)), self.reference.performance
+        )
+        if reference is None and self.lean is not None and (whole := self.lean.yardstick) is not None:
+            # A segment without a reference of its own has the classes and marks of the whole.
+            plan = whole.plan
+            why = (
+                self.unjudged
+                or whole.unestimated
+                or "this segment has too few rows with a prediction and a label in the reference"
+            )
+        return Yardstick(
+            settings, plan, reference, why, self.version, model.version, self.duration, self.pane, self.every
+        )
+
+    def _classes(self, prediction: tuple[str, str] | None) -> list[str]:
+        """Those that are known without labels: predicted in the reference, the most frequent first, or declared."""
+        name = None if prediction is None else prediction[0]
+        known = self.baseline.response.get(name or "")
+        counts = {} if known is None or known.type == "numeric" else known.counts or {}
+        predicted = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+        declared = [
+            text
+            for column in self.monitor.spec.model.predictions
+            if column.name == name
+            for text in column.categories or ()
+        ]
+        return [*(str(value) for value, _ in predicted), *declared]
+
+    def predictions(self, block: Block) -> NDArray[np.float64]:
+        """(rows, width of the yardstick) predictions of a block of responses, as they wait for their labels."""
+        assert self.yardstick is not None  # else nobody asks
+        schema = self.schema("response")
+        numeric, categorical = [c.name for c in schema.numeric], [c.name for c in schema.categorical]
+        return self.yardstick.predictions(block, numeric, categorical)
 
     @property
     def every(self) -> int | None:

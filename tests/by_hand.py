@@ -14,6 +14,7 @@ from streaming.editions import ALWAYS, Crew, Task, Term, Watched
 from streaming.fold import RECORD, fold
 from streaming.marks import Key, Mark, Marks
 from streaming.merge import Head, Merge, Panes
+from streaming.performance import Performances
 from streaming.worker import Worker
 
 
@@ -40,6 +41,7 @@ class Operator:
         self.model = Watched((Term(0, me),)) if isinstance(me, Worker) else me
         self.segment, self.started = segment, started
         self.state, self.series, self.head = MapState(), MapState(), b""
+        self.waiting, self.performance = MapState(), MapState()
         self.mark: Mark | None = None
         self.timer: int | None = None
         self.frontier: int | None = None
@@ -55,10 +57,12 @@ class Operator:
         head = msgspec.msgpack.decode(self.head, type=Head) if self.head else Head()
         before = head.frontier
         panes = Panes(self.state, self.series, head.parts, self.model, self.segment)
-        merge = Merge(self.model, self.segment, head, panes, now, self.started, closed)
+        performance = Performances(self.performance, self.waiting, head.measuring, self.model, self.segment, now)
+        merge = Merge(self.model, self.segment, head, panes, performance, now, self.started, closed)
         found = list(merge.absorb(rows)) if rows is not None else []
         found += merge.advance()
         merge.panes.write()
+        merge.performance.write()
         assert {(edition, start) for edition, parts in merge.head.parts.items() for start in parts} <= set(self.state)
         self.mark = merge.mark(batch, before)
         self.head, self.timer, self.frontier = msgspec.msgpack.encode(merge.head), merge.head.timer, merge.head.frontier
@@ -90,7 +94,8 @@ class Monitor:
             assert model is not None
             operator = self.operators.setdefault((name, segment), Operator(model, segment))
             operator.model = model
-            frame = pd.DataFrame([row for row in rows if row["kind"] != RECORD]) if rows else None
+            folded_rows = [row for row in rows if row["kind"] != RECORD]
+            frame = pd.DataFrame(folded_rows) if folded_rows else None
             records += operator.call(frame, now, closed.get((name, ""), ALWAYS), self.number)
             left[name, segment] = operator.mark
         marks.write(0, left)
