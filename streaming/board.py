@@ -4,8 +4,10 @@ The records and the offsets that they led to are saved in one transaction. So a 
 its file ends and counts nothing twice, the page outlives the topics' retention, and starting costs a second instead of
 another reading of every topic. Delete the file and everything that the topics still hold is read again.
 
-Bounded: the last windows of each segment, the last flagged instances, the last dead letters, counts of everything, and
+Bounded: the last windows of each segment, the last flagged instances, dead letters and events, counts of everything, and
 the ids of the last records that were counted, because a record can come twice (the monitor's sink is at-least-once).
+
+A window is known by its span and its baseline, a counted one by its number: its span grows with every report.
 """
 
 import contextlib
@@ -13,34 +15,41 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
 from streaming.errors import StreamingError
-from streaming.reports import DeadLetter, Drift, Outlier, Record, Statistics
+from streaming.reports import DeadLetter, Drift, Event, Outlier, Performance, Record, Statistics
 
 WINDOWS = 500
-"""Of each segment, on the page."""
+"""Of all requests, on the page."""
+OF_SEGMENT = 120
+"""Windows of each segment: there can be a hundred segments."""
 _UNFINISHED = 20_000
 """Of each segment, windows that wait for their second record: one topic may be read long before the other."""
 SEGMENTS = 12
-"""On the page, those with the newest windows."""
+"""In detail on the page, all requests counted as one: those with the newest windows, and among them those that drifted most."""
+RECENT = 24
+"""Windows by which segments are compared."""
 OUTLIERS = 50
 LETTERS = 20
+EVENTS = 50
 _SEEN = 200_000
 _PREVIEW = 400
 """Characters of base64 that are kept of a dead message, which may be megabytes long."""
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = f"""
 create table about (model text not null);
 create table offsets (topic text, partition integer, next integer not null, primary key (topic, partition));
 create table windows (
-    segment text, start text, "end" text, baseline text, drift blob, statistics blob,
-    primary key (segment, start, "end", baseline)
+    segment text, start text, "end" text, baseline text, number text, place text, drift blob, statistics blob,
+    performance blob, primary key (segment, baseline, place)
 );
+create index in_order on windows (segment, start, "end");
 create table latest (kind text, id text, record blob not null, primary key (kind, id));
 create table tallies (kind text, name text, count integer not null, primary key (kind, name));
 create table seen (number integer primary key autoincrement, hash blob not null unique);
@@ -49,6 +58,7 @@ pragma user_version = {_VERSION};
 
 
 _R = TypeVar("_R", Drift, Statistics)
+_OfWindow = Drift | Statistics | Performance
 
 
 class Key(NamedTuple):
@@ -58,6 +68,13 @@ class Key(NamedTuple):
     end: str
     segment: str
     baseline: str
+    number: str = ""
+    """Of a counted window."""
+
+    @property
+    def place(self) -> str:
+        """What tells it from the other windows of its segment and baseline, whatever its reports say of its span."""
+        return self.number or f"{self.start}/{self.end}"
 
 
 @dataclass(slots=True)
@@ -66,11 +83,21 @@ class Entry:
 
     drift: Drift | None = None
     statistics: Statistics | None = None
+    performance: Performance | None = None
 
     @property
     def final(self) -> bool:
-        """Whether the window is closed."""
+        """Whether the window is closed. Its performance is told from then on, and corrected as labels come."""
+        return self.reported or self.performance is not None
+
+    @property
+    def reported(self) -> bool:
+        """Whether a final record of what is in it is there."""
         return any(record is not None and record.status == "final" for record in (self.drift, self.statistics))
+
+    def put(self, record: _OfWindow) -> None:
+        """Take a newer revision."""
+        setattr(self, record.kind, record)
 
 
 class Board:
@@ -99,6 +126,8 @@ class Board:
         """The last flagged instances (by event time), by id."""
         self.letters: dict[str, DeadLetter] = {}
         """The last dead letters (by Kafka's time), by id, their values cut short."""
+        self.events: dict[str, Event] = {}
+        """The last events, by id."""
         self.tallies: dict[tuple[str, str], int] = {}
         """(what, name) -> how many: `reason` of dead letters, `detector` and `feature` of outliers, `unreadable`."""
         self.positions: dict[tuple[str, int], int] = {}
@@ -144,23 +173,29 @@ class Board:
         for kind, identity, record in self._db.execute("select kind, id, record from latest order by rowid"):
             if kind == "outlier":
                 self.outliers[identity] = msgspec.json.decode(record, type=Outlier)
+            elif kind == "event":
+                self.events[identity] = msgspec.json.decode(record, type=Event)
             else:
                 self.letters[identity] = msgspec.json.decode(record, type=DeadLetter)
         for (segment,) in self._db.execute("select distinct segment from windows").fetchall():
             rows = self._db.execute(
-                'select start, "end", segment, baseline, drift, statistics from windows where segment = ? '
-                'order by start desc, "end" desc limit ?',
-                (segment, self.limit),
+                'select start, "end", segment, baseline, number, drift, statistics, performance from windows '
+                'where segment = ? order by start desc, "end" desc limit ?',
+                (segment, self._most(segment)),
             ).fetchall()
-            self.windows[segment] = {Key(*row[:4]): _entry(*row[4:]) for row in reversed(rows)}
+            self.windows[segment] = {Key(*row[:5]): _entry(*row[5:]) for row in reversed(rows)}
             self._arrange(segment)
 
     def add(self, record: Record) -> None:
         """Take one record; a second time, or an older revision, changes nothing."""
         if record.model != self.model:
             return
-        if isinstance(record, Drift | Statistics):
+        if isinstance(record, _OfWindow):
             self._add_window(record)
+        elif isinstance(record, Event):
+            self.events[record.id] = record
+            if len(self.events) > EVENTS:
+                del self.events[min(self.events, key=lambda i: (self.events[i].detected_at, i))]
         elif isinstance(record, Outlier) and self._first(record.id):
             self.count("detector", record.detector)
             for feature in record.features:
@@ -184,14 +219,37 @@ class Board:
         """Names and counts, the largest first."""
         return sorted(((n, c) for (k, n), c in self.tallies.items() if k == kind), key=lambda item: (-item[1], item[0]))
 
+    def ranked(self) -> list[str]:
+        """All segments: the one without a name first, then those with the newest windows, and among them those that drifted most."""
+
+        def rank(segment: str) -> tuple[bool, str, int, int]:
+            windows = self.windows[segment]
+            return segment == "", next(reversed(windows)).start, drifted_recently(windows)[0], _alarmed(windows)
+
+        present = sorted(segment for segment in self.windows if self.windows[segment])
+        return sorted(present, key=rank, reverse=True)
+
     def shown(self) -> dict[str, dict[Key, Entry]]:
-        """The segments on the page: the one without a name first, then those with the newest windows."""
-        newest = sorted(
-            (segment for segment in self.windows if self.windows[segment]),
-            key=lambda segment: (segment == "", next(reversed(self.windows[segment]))),
-            reverse=True,
+        """The segments on the page: as they are ranked."""
+        return {segment: self.windows[segment] for segment in self.ranked()[:SEGMENTS]}
+
+    def silent(self) -> Event | None:
+        """The event that says so, while the model has no traffic."""
+        told = max(
+            (one for one in self.events.values() if one.reason in ("noTraffic", "trafficResumed")),
+            key=lambda one: (one.detected_at, one.id),
+            default=None,
         )
-        return {segment: self.windows[segment] for segment in newest[:SEGMENTS]}
+        if told is None or told.reason == "trafficResumed":
+            return None
+        # A monitor that was started anew does not know that traffic was missing, and does not tell when it is back.
+        for key, entry in reversed(self.windows.get("", {}).items()):
+            if key.start > told.detected_at:
+                return None
+            for record in (entry.drift, entry.statistics):
+                if record is not None and record.status == "provisional" and record.detected_at > told.detected_at:
+                    return None
+        return told
 
     @property
     def unsaved(self) -> int:
@@ -201,7 +259,7 @@ class Board:
     def finished(self) -> Iterator[Entry]:
         """The windows of which a final record came since the last `save`, each with all its final records, whole."""
         for key, fresh in self._fresh.items():
-            if fresh.final:
+            if fresh.reported:
                 stored = self._stored(key)
                 yield Entry(_final(fresh.drift or stored.drift), _final(fresh.statistics or stored.statistics))
 
@@ -212,8 +270,11 @@ class Board:
         try:
             self._save_windows()
             db.execute("delete from latest")
-            latest: list[tuple[str, Outlier | DeadLetter]] = [("outlier", record) for record in self.outliers.values()]
-            latest += [("deadletter", record) for record in self.letters.values()]
+            latest: list[tuple[str, Outlier | DeadLetter | Event]] = [
+                *(("outlier", record) for record in self.outliers.values()),
+                *(("deadletter", record) for record in self.letters.values()),
+                *(("event", record) for record in self.events.values()),
+            ]
             db.executemany(
                 "insert into latest values (?, ?, ?)", [(k, r.id, msgspec.json.encode(r)) for k, r in latest]
             )
@@ -243,36 +304,56 @@ class Board:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _add_window(self, record: Drift | Statistics) -> None:
-        key = Key(record.window.start, record.window.end, record.segment, record.baseline)
+    def _add_window(self, record: _OfWindow) -> None:
+        key = self._key(record)
         shown = self.windows.setdefault(key.segment, {})
         entry = shown.get(key) or self._fresh.get(key) or self._stored(key)
-        known = entry.drift if isinstance(record, Drift) else entry.statistics
+        known: _OfWindow | None = getattr(entry, record.kind)
         if known is not None and known.status == "final":
             return
         if known is not None and record.status != "final" and record.revision <= known.revision:
             return
-        for place in (
-            shown.setdefault(key, Entry(entry.drift, entry.statistics)),
-            self._fresh.setdefault(key, Entry()),
-        ):
-            if isinstance(record, Drift):
-                place.drift = record
-            else:
-                place.statistics = record
+        whole = Entry(entry.drift, entry.statistics, entry.performance)
+        for place in (shown.setdefault(key, whole), self._fresh.setdefault(key, Entry())):
+            place.put(record)
         self._arrange(key.segment)
+
+    def _key(self, record: _OfWindow) -> Key:
+        """The window of a record. A counted one that is known already is moved to the span that it has now."""
+        key = Key(record.window.start, record.window.end, record.segment, record.baseline, _number(record))
+        if not key.number:
+            return key
+        for windows in (self.windows.get(key.segment, {}), self._fresh):
+            for known in reversed(windows):
+                if known.number == key.number and known[2:] == key[2:]:
+                    # Its final record has the last word.
+                    if known[:2] == key[:2] or isinstance(record, Performance) or windows[known].reported:
+                        return known
+                    self._move(known, key)
+                    return key
+        return key
+
+    def _move(self, known: Key, key: Key) -> None:
+        for windows in (self.windows.get(key.segment, {}), self._fresh):
+            if known in windows:
+                windows[key] = windows.pop(known)
+
+    def _most(self, segment: str) -> int:
+        """Windows that are kept of it."""
+        return min(self.limit, OF_SEGMENT) if segment else self.limit
 
     def _arrange(self, segment: str) -> None:
         """In the order of time, no more than the page shows, and in detail only what the page shows in detail."""
         shown = self.windows[segment]
         keys = list(shown)
-        if len(keys) > 1 and keys[-1] < keys[-2]:
-            keys.sort()
+        if len(keys) > 1 and (keys[-1] < keys[-2] or keys[-1].number):
+            keys = _in_order(keys)
             shown = self.windows[segment] = {key: shown[key] for key in keys}
-        for key in keys[: max(len(keys) - self.limit, 0)]:
+        most = self._most(segment)
+        for key in keys[: max(len(keys) - most, 0)]:
             del shown[key]
         detailed = 2
-        for key in reversed(keys[-self.limit :]):
+        for key in reversed(keys[-most:]):
             entry = shown[key]
             if detailed > 0 or not entry.final:
                 detailed -= entry.final
@@ -283,24 +364,29 @@ class Board:
 
     def _stored(self, key: Key) -> Entry:
         row = self._db.execute(
-            'select drift, statistics from windows where start = ? and "end" = ? and segment = ? and baseline = ?',
-            key,
+            "select drift, statistics, performance from windows where segment = ? and baseline = ? and place = ?",
+            (key.segment, key.baseline, key.place),
         ).fetchone()
         return _entry(*row) if row else Entry()
 
     def _save_windows(self) -> None:
         db = self._db
         for key, entry in self._fresh.items():
-            db.execute('insert or ignore into windows (start, "end", segment, baseline) values (?, ?, ?, ?)', key)
-            drift, statistics = (r and msgspec.json.encode(r) for r in (entry.drift, entry.statistics))
             db.execute(
-                "update windows set drift = coalesce(?, drift), statistics = coalesce(?, statistics) "
-                'where start = ? and "end" = ? and segment = ? and baseline = ?',
-                (drift, statistics, *key),
+                'insert into windows (start, "end", segment, baseline, number, place) values (?, ?, ?, ?, ?, ?) '
+                'on conflict do update set start = excluded.start, "end" = excluded."end"',
+                (*key, key.place),
+            )
+            records = (r and msgspec.json.encode(r) for r in (entry.drift, entry.statistics, entry.performance))
+            db.execute(
+                "update windows set drift = coalesce(?, drift), statistics = coalesce(?, statistics), "
+                "performance = coalesce(?, performance) where segment = ? and baseline = ? and place = ?",
+                (*records, key.segment, key.baseline, key.place),
             )
         for segment in {key.segment for key in self._fresh}:
             for condition, limit in (
-                ("drift is not null and statistics is not null", self.limit),
+                # Whole, or performance alone: labels come for windows that are long gone from the page.
+                ("(drift is null) = (statistics is null)", self._most(segment)),
                 ("true", _UNFINISHED),
             ):
                 db.execute(
@@ -321,11 +407,39 @@ class Board:
         return True
 
 
-def _entry(drift: bytes | None, statistics: bytes | None) -> Entry:
-    return Entry(
-        None if drift is None else msgspec.json.decode(drift, type=Drift),
-        None if statistics is None else msgspec.json.decode(statistics, type=Statistics),
-    )
+def drifted_recently(windows: dict[Key, Entry]) -> tuple[int, int]:
+    """How many of the last closed windows drifted, and how many these are."""
+    last = [e.drift for e in reversed(windows.values()) if e.drift is not None and e.drift.status == "final"][:RECENT]
+    return sum(drift.drifted for drift in last), len(last)
+
+
+def _alarmed(windows: dict[Key, Entry]) -> int:
+    """How many of the last windows are beyond a limit of performance."""
+    last = [entry.performance for entry in reversed(windows.values()) if entry.performance is not None][:RECENT]
+    return sum(one.alarm.raised for one in last)
+
+
+def _number(record: _OfWindow) -> str:
+    """Of a counted window, which its id names: model, segment, number, kind and revision."""
+    if record.every is None:
+        return ""
+    parts = record.id.rsplit("/", 3)
+    return parts[1] if len(parts) == 4 and parts[1].isdecimal() else record.id
+
+
+def _in_order(keys: list[Key]) -> list[Key]:
+    """By time. Counted windows follow each other by number, also where the one that closed later begins earlier."""
+    counted = sorted((key for key in keys if key.number), key=lambda key: (len(key.number), key.number, key))
+    begins = dict(zip(counted, accumulate((key.start for key in counted), max), strict=True))
+    order = {key: number for number, key in enumerate(counted)}
+    return sorted(keys, key=lambda key: (begins.get(key, key.start), order.get(key, -1), key))
+
+
+def _entry(drift: bytes | None, statistics: bytes | None, performance: bytes | None) -> Entry:
+    def read(record: bytes | None, type_: type[Any]) -> Any:
+        return None if record is None else msgspec.json.decode(record, type=type_)
+
+    return Entry(read(drift, Drift), read(statistics, Statistics), read(performance, Performance))
 
 
 def _final(record: _R | None) -> _R | None:

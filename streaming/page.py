@@ -8,19 +8,14 @@ Up is always drift: distances are drawn as they are, p-values on a logarithmic s
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
-from itertools import pairwise
 
 from streaming.board import SEGMENTS, Board, Entry, Key
 from streaming.markup import Child, Markup, el, wire
 from streaming.page_parts import (
     NOTHING,
-    WIDTH,
     card,
     figure,
-    moment,
     name_of,
     percent,
     period,
@@ -28,17 +23,27 @@ from streaming.page_parts import (
     ratio_of,
     severity,
     svg,
+    when,
 )
-from streaming.page_tables import dead_letters, latest_window, newest, outliers, series, together, traffic
-from streaming.reports import ColumnDrift, Drift, Statistics
+from streaming.page_performance import beyond, judged, labels_of, performance, value_of
+from streaming.page_tables import (
+    dead_letters,
+    events,
+    latest_window,
+    newest,
+    outliers,
+    segments,
+    series,
+    together,
+    traffic,
+)
+from streaming.page_time import LEFT, Column, arranged, label, new_baselines, step_of, ticks
+from streaming.reports import ColumnDrift, Statistics
 
-_COLUMNS = 120
-"""Columns of the heat map and of the timelines."""
 _ROWS = 40
 """Features in the heat map, the worst ones."""
 _MULTIPLES = 24
 """Small charts, of the worst features."""
-_LEFT, _RIGHT = 150.0, 14.0
 _FLOOR = 1e-12
 """Smaller p-values are drawn as this."""
 
@@ -58,7 +63,12 @@ def page(board: Board, *, version: str, sliding: bool, live: bool, now: datetime
         When it was written.
     """
     shown = board.shown()
-    sections = [_segment(segment, windows, sliding=sliding) for segment, windows in shown.items()]
+    sections = [
+        _segment(segment, windows, sliding=sliding, anchor=f"segment-{number}")
+        for number, (segment, windows) in enumerate(shown.items())
+    ]
+    # All segments beside each other come after that of all requests.
+    sections[bool("" in shown) : bool("" in shown)] = [segments(board, list(shown))] if len(board.windows) > 1 else []
     if not sections:
         waiting = "No window has been reported yet. The page fills as soon as the monitor writes its first one."
         sections = [el("section", el("p", waiting, class_="empty"), class_="card")]
@@ -79,14 +89,16 @@ def page(board: Board, *, version: str, sliding: bool, live: bool, now: datetime
         ),
         el(
             "main",
+            _silence(board),
             sections,
             el(
                 "p",
-                f"{hidden} more segments are in the Evidently workspace; the page shows {SEGMENTS}.",
+                f"{hidden} more segments are in the table above and in the Evidently workspace; the page shows {SEGMENTS} in detail.",
                 class_="muted",
             )
             if hidden
             else None,
+            events(board),
             outliers(board),
             dead_letters(board),
             _legend(),
@@ -105,61 +117,13 @@ def page(board: Board, *, version: str, sliding: bool, live: bool, now: datetime
             http_equiv="Content-Security-Policy",
             content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
         ),
-        el("title", f"{_headline(shown)}{board.model}"),
+        el("title", f"{_headline(board, shown)}{board.model}"),
         el("style", Markup(_STYLE)),
     )
     return f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n"
 
 
-# --- The windows, arranged -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One column of the pictures: one window, or the worst of several that follow each other."""
-
-    windows: Sequence[tuple[Key, Entry]]
-
-    @cached_property
-    def drifts(self) -> list[tuple[Key, Drift]]:
-        return [(key, entry.drift) for key, entry in self.windows if entry.drift is not None]
-
-    @cached_property
-    def statistics(self) -> list[tuple[Key, Statistics]]:
-        return [(key, entry.statistics) for key, entry in self.windows if entry.statistics is not None]
-
-    @cached_property
-    def worst(self) -> tuple[Key, Drift] | None:
-        return max(self.drifts, key=lambda item: (item[1].drifted, item[1].share), default=None)
-
-    @cached_property
-    def open(self) -> bool:
-        """Whether any of its windows is not closed yet."""
-        return any(not entry.final for _, entry in self.windows)
-
-    @cached_property
-    def cells(self) -> dict[tuple[str, str], tuple[Key, ColumnDrift]]:
-        """(source, feature) -> its worst score and that score's window."""
-        cells: dict[tuple[str, str], tuple[Key, ColumnDrift]] = {}
-        for key, drift in self.drifts:
-            for column in drift.columns:
-                known = cells.get((column.source, column.name))
-                if known is None or severity(column) > severity(known[1]):
-                    cells[column.source, column.name] = key, column
-        return cells
-
-    @property
-    def baseline(self) -> str:
-        return self.windows[-1][0].baseline
-
-
-def _arranged(windows: dict[Key, Entry]) -> list[_Column]:
-    items = list(windows.items())
-    size = math.ceil(len(items) / _COLUMNS)
-    # The newest column is always full, so that it does not jump between one window and many.
-    first = len(items) % size or size
-    starts = [0, *range(first, len(items), size)]
-    return [_Column(items[a:b]) for a, b in pairwise([*starts, len(items)])]
+# --- Words and numbers -----------------------------------------------------------------------------------------------
 
 
 def _class(column: ColumnDrift) -> str:
@@ -173,19 +137,38 @@ def _class(column: ColumnDrift) -> str:
     return f"c{sum(ratio >= limit for limit in (0.25, 0.5, 0.75))}"
 
 
-# --- Words and numbers -----------------------------------------------------------------------------------------------
-
-
 def _scored(column: ColumnDrift) -> str:
     sign = "p" if column.direction == "p-value" else "distance"
     return f"{column.method}: {sign} {figure(column.score)}, threshold {figure(column.threshold)}"
 
 
-def _headline(shown: dict[str, dict[Key, Entry]]) -> str:
-    for windows in shown.values():
-        if (latest := newest(windows)) is not None:
-            return "▲ drift · " if latest[1].drifted else "no drift · "
-    return ""
+def _headline(board: Board, shown: dict[str, dict[Key, Entry]]) -> str:
+    """What a browser's tab says: the worst first."""
+    if board.silent() is not None:
+        return "▲ no traffic · "
+    latest = {segment: found[1] for segment, windows in shown.items() if (found := newest(windows)) is not None}
+    said = []
+    if (whole := next(iter(latest.values()), None)) is not None and whole.drifted:
+        said.append("drift")
+    elif drifted := sum(drift.drifted for drift in latest.values()):
+        said.append(f"drift in {plural(drifted, 'segment')}")
+    alarms = [segment for segment, windows in shown.items() if (last := judged(windows)) and last[1].alarm.raised]
+    if alarms:
+        said.append("performance" if "" in alarms else f"performance in {plural(len(alarms), 'segment')}")
+    if said:
+        return f"▲ {', '.join(said)} · "
+    return "no drift · " if latest else ""
+
+
+def _silence(board: Board) -> Markup | None:
+    if (event := board.silent()) is None:
+        return None
+    return el(
+        "div",
+        el("p", el("span", "▲", class_="mark", aria_hidden="true"), " No traffic", class_="words"),
+        el("p", wire(event.message, 200), f" · told at {when(event.detected_at)} UTC", class_="muted"),
+        class_="verdict bad",
+    )
 
 
 def _subtitle(board: Board, version: str) -> Iterator[Child]:
@@ -202,8 +185,8 @@ def _subtitle(board: Board, version: str) -> Iterator[Child]:
 # --- One segment -----------------------------------------------------------------------------------------------------
 
 
-def _segment(segment: str, windows: dict[Key, Entry], *, sliding: bool) -> Markup:
-    columns = _arranged(windows)
+def _segment(segment: str, windows: dict[Key, Entry], *, sliding: bool, anchor: str) -> Markup:
+    columns = arranged(windows)
     features = _ranking(columns)
     parts = [
         _verdict(segment, windows),
@@ -216,54 +199,87 @@ def _segment(segment: str, windows: dict[Key, Entry], *, sliding: bool) -> Marku
             _bars(columns, "Flagged instances (outliers)", "outlier", lambda s: s.counts.outliers, sum),
             wide=True,
         ),
-        card(
-            "Features and windows",
-            "Each cell is a score beside its threshold: blue below it, orange to red at it and beyond."
-            + (f" The {_ROWS} worst of {len(features)} features." if len(features) > _ROWS else ""),
-            _heat_map(columns, features[:_ROWS]),
-            wide=True,
-        ),
-        card(
-            "Scores and thresholds",
-            "Up is drift; the dashed line is the threshold; p-values are drawn on a logarithmic scale.",
-            el("div", list(_multiples(columns, features)), class_="multiples"),
-        ),
+        performance(windows, columns),
+        *(_features(columns, features) if features else ()),
         latest_window(windows),
         together(windows),
         series(windows),
         traffic(windows),
     ]
-    return el("section", parts, class_="segment", aria_label=f"segment {segment}" if segment else "all requests")
+    name = f"segment {segment}" if segment else "all requests"
+    return el("section", parts, id=anchor, class_="segment", aria_label=name)
+
+
+def _features(columns: Sequence[Column], features: Sequence[tuple[str, str]]) -> Iterator[Markup]:
+    yield card(
+        "Features and windows",
+        "Each cell is a score beside its threshold: blue below it, orange to red at it and beyond."
+        + (f" The {_ROWS} worst of {len(features)} features." if len(features) > _ROWS else ""),
+        _heat_map(columns, features[:_ROWS]),
+        wide=True,
+    )
+    yield card(
+        "Scores and thresholds",
+        "Up is drift; the dashed line is the threshold; p-values are drawn on a logarithmic scale.",
+        el("div", list(_multiples(columns, features)), class_="multiples"),
+    )
 
 
 def _verdict(segment: str, windows: dict[Key, Entry]) -> Markup:
     name = el("h2", "Segment ", wire(segment), class_="name") if segment else None
+    quality = _quality(windows)
     latest = newest(windows)
     if latest is None:
-        return el("div", name, el("p", "Statistics only: no drift method is configured."), class_="verdict")
+        nothing = el("p", "Statistics only: no drift method is configured.") if quality is None else None
+        return el("div", name, nothing, quality, class_="verdict bad" if quality else "verdict")
     key, drift = latest
     total = drift.judged_columns
-    if drift.drifted:
-        mark, words = "▲", f"Drift: {drift.drifted_columns} of {plural(total, 'feature')}"
+    if drift.unjudged is not None:
+        mark, words, kind = "○", "Not compared with the reference", ""
+    elif drift.drifted:
+        mark, words, kind = "▲", f"Drift: {drift.drifted_columns} of {plural(total, 'feature')}", "bad"
     elif drift.drifted_columns:
-        mark, words = "◆", f"{drift.drifted_columns} of {plural(total, 'feature')} drifted, below the alarm"
+        mark, words, kind = (
+            "◆",
+            f"{drift.drifted_columns} of {plural(total, 'feature')} drifted, below the alarm",
+            "warn",
+        )
+    elif total:
+        mark, words, kind = "●", f"No drift in any of {plural(total, 'feature')}", "good"
     else:
-        mark, words = "●", f"No drift in any of {plural(total, 'feature')}"
-    kind = "bad" if drift.drifted else "warn" if drift.drifted_columns else "good"
+        mark, words, kind = "○", "No feature is compared", ""
     worst = sorted((c for c in drift.columns if c.drifted), key=severity, reverse=True)
     names = list(dict.fromkeys(name_of(c.source, c.name) for c in worst))
+    rows = plural(drift.rows, "row")
     return el(
         "div",
         name,
         el("p", el("span", mark, class_="mark", aria_hidden="true"), f" {words}", class_="words"),
+        el("p", wire(drift.unjudged, 300)) if drift.unjudged else None,
+        quality,
         el(
             "p",
-            f"{'window' if drift.status == 'final' else 'window in progress'} {period(key)} UTC, "
-            f"{plural(drift.rows, 'row')} against {figure(drift.reference_rows)} of the reference",
+            f"{'window' if drift.status == 'final' else 'window in progress'} {period(key)} UTC, ",
+            rows if drift.unjudged else f"{rows} against {figure(drift.reference_rows)} of the reference",
             class_="muted",
         ),
         el("p", [el("span", wire(name, 40), class_="chip") for name in names[:12]]) if names else None,
-        class_=f"verdict {kind}",
+        class_=f"verdict {'bad' if quality else kind}".rstrip(),
+    )
+
+
+def _quality(windows: dict[Key, Entry]) -> Markup | None:
+    """The newest window that can be judged, where it is beyond a limit of performance."""
+    if (found := judged(windows)) is None or not found[1].alarm.raised:
+        return None
+    key, record = found
+    by = f"{labels_of(record)} labels" if record.alarm.judged_by == "labels" else "estimated, labels are missing"
+    return el(
+        "p",
+        el("span", "▲ ", aria_hidden="true"),
+        f"Performance: {beyond(record)}; ",
+        f"window {period(key)} UTC, {by}",
+        class_="tag bad",
     )
 
 
@@ -292,6 +308,7 @@ def _tiles(windows: dict[Key, Entry], *, sliding: bool) -> Markup:
         ),
         ("Requests", figure(sum(c.requests for c in considered)), where),
         ("Outliers", figure(sum(c.outliers for c in considered)), where),
+        *_performance_tile(windows),
         ("Late, dead", f"{figure(sum(c.late for c in counts))}, {figure(sum(c.dead for c in counts))}", "messages"),
     ]
     return el(
@@ -304,7 +321,16 @@ def _tiles(windows: dict[Key, Entry], *, sliding: bool) -> Markup:
     )
 
 
-def _ranking(columns: Sequence[_Column]) -> list[tuple[str, str]]:
+def _performance_tile(windows: dict[Key, Entry]) -> Iterator[tuple[str, Child, str]]:
+    """The first metric of the newest window that can be judged."""
+    if (found := judged(windows)) is not None and found[1].metrics:
+        record, metric = found[1], next(iter(found[1].metrics))
+        value, estimated = value_of(record, metric)
+        note = "estimated, labels are missing" if estimated else f"{labels_of(record)} labels"
+        yield metric, f"≈ {figure(value)}" if estimated else figure(value), note
+
+
+def _ranking(columns: Sequence[Column]) -> list[tuple[str, str]]:
     """Features, the one that drifted most often first."""
     scores: dict[tuple[str, str], list[float]] = {}
     for column in columns:
@@ -319,67 +345,31 @@ def _ranking(columns: Sequence[_Column]) -> list[tuple[str, str]]:
 # --- Pictures --------------------------------------------------------------------------------------------------------
 
 
-def _step(columns: Sequence[_Column]) -> float:
-    return min((WIDTH - _LEFT - _RIGHT) / max(len(columns), 1), 60.0)
-
-
-def _label(x: float, y: float, words: str, anchor: str = "end", limit: int = 22) -> Markup:
-    short = words if len(words) <= limit else words[: limit - 1] + "…"
-    return el("text", short, el("title", words) if short != words else None, x=x, y=y, text_anchor=anchor)
-
-
-def _ticks(columns: Sequence[_Column], y: float) -> Iterator[Markup]:
-    """A few times below the columns, each where its window begins."""
-    moments = [moment(column.windows[0][0].start) for column in columns]
-    known = [at for at in moments if at is not None]
-    if not known:
-        return
-    form = "%H:%M:%S" if any(m.second for m in known) else "%H:%M"
-    if len({m.date() for m in known}) > 1:
-        form = "%b %d" if all(m.hour == m.minute == 0 for m in known) else f"%b %d {form}"
-    if len({m.year for m in known}) > 1:
-        form = f"%Y {form}"
-    step = _step(columns)
-    every = max(math.ceil((8 * len(f"{known[0]:{form}}") + 12) / step), 1)
-    for number in range(0, len(columns), every):
-        if (at := moments[number]) is not None:
-            x, words = _LEFT + number * step, f"{at:{form}}"
-            yield el("line", x1=x, x2=x, y1=y, y2=y + 4, class_="axis")
-            if x + 7 * len(words) < WIDTH:
-                yield _label(x, y + 16, words, "start", 30)
-
-
-def _new_baselines(columns: Sequence[_Column], height: float) -> Iterator[Markup]:
-    step = _step(columns)
-    for number, (before, after) in enumerate(pairwise(columns), start=1):
-        if before.baseline != after.baseline:
-            x = _LEFT + number * step
-            words = f"from here on compared with baseline {after.baseline}, before with {before.baseline}"
-            yield el("line", el("title", words), x1=x, x2=x, y1=0, y2=height, class_="baseline")
-
-
-def _timeline(columns: Sequence[_Column]) -> Markup:
+def _timeline(columns: Sequence[Column]) -> Markup:
     top, height = 16.0, 110.0
-    bottom, step = top + height, _step(columns)
-    right = _LEFT + step * len(columns)
+    bottom, step = top + height, step_of(columns)
+    right = LEFT + step * len(columns)
     marks: list[Markup] = []
     for share in (0.0, 0.5, 1.0):
         y = bottom - share * height
-        marks.append(el("line", x1=_LEFT, x2=right, y1=y, y2=y, class_="grid"))
-        marks.append(_label(_LEFT - 8, y + 4, percent(share)))
+        marks.append(el("line", x1=LEFT, x2=right, y1=y, y2=y, class_="grid"))
+        marks.append(label(LEFT - 8, y + 4, percent(share)))
     threshold = None
     for number, column in enumerate(columns):
         if column.worst is None:
             continue
         key, drift = column.worst
         threshold = drift.share_threshold
-        x, size = _LEFT + number * step, max(drift.share * height, 2.0)
+        x, size = LEFT + number * step, max(drift.share * height, 2.0)
         words = f"{period(key)} UTC: {drift.drifted_columns} of {plural(drift.judged_columns, 'feature')} drifted"
+        if drift.unjudged is not None:
+            words = f"{period(key)} UTC: not compared; {drift.unjudged[:300]}"
         if len(column.windows) > 1:
             words += f" (the worst of {len(column.windows)} windows)"
         if column.open:
             words += ", in progress"
-        kind = f"bar {'bad' if drift.drifted else 'ok'}{' open' if column.open else ''}"
+        what = "bad" if drift.drifted else "unjudged" if drift.unjudged is not None else "ok"
+        kind = f"bar {what}{' open' if column.open else ''}"
         marks.append(
             el("rect", el("title", words), x=x, y=bottom - size, width=step * 0.86, height=size, class_=kind),
         )
@@ -391,15 +381,15 @@ def _timeline(columns: Sequence[_Column]) -> Markup:
     if threshold is not None:
         y = bottom - threshold * height
         title = el("title", f"alarm from {percent(threshold)} of the features on")
-        marks.append(el("line", title, x1=_LEFT, x2=right, y1=y, y2=y, class_="threshold"))
-    marks.append(_label(10, top + 4, "drifted features", "start"))
-    marks.extend(_new_baselines(columns, bottom))
-    marks.extend(_ticks(columns, bottom))
+        marks.append(el("line", title, x1=LEFT, x2=right, y1=y, y2=y, class_="threshold"))
+    marks.append(label(10, top + 4, "drifted features", "start"))
+    marks.extend(new_baselines(columns, bottom))
+    marks.extend(ticks(columns, bottom))
     return svg(bottom + 22, "Share of drifted features by window", marks)
 
 
 def _bars(
-    columns: Sequence[_Column],
+    columns: Sequence[Column],
     title: str,
     kind: str,
     value: Callable[[Statistics], int],
@@ -410,24 +400,23 @@ def _bars(
     if not any(values):
         return None
     top, height = 8.0, 44.0
-    bottom, step = top + height, _step(columns)
+    bottom, step = top + height, step_of(columns)
     most = max(*heights, 1)
     marks = [
-        el("line", x1=_LEFT, x2=_LEFT + step * len(columns), y1=bottom, y2=bottom, class_="grid"),
-        _label(_LEFT - 8, top + 8, figure(most)),
-        _label(_LEFT - 8, bottom + 2, "0"),
-        _label(10, top + 8, title.partition(" ")[0].lower(), "start"),
+        el("line", x1=LEFT, x2=LEFT + step * len(columns), y1=bottom, y2=bottom, class_="grid"),
+        label(LEFT - 8, top + 8, figure(most)),
+        label(LEFT - 8, bottom + 2, "0"),
+        label(10, top + 8, title.partition(" ")[0].lower(), "start"),
     ]
     for number, (column, size) in enumerate(zip(columns, heights, strict=True)):
         if size:
-            first, last = column.windows[0][0], column.windows[-1][0]
-            words = f"{period(Key(first.start, last.end, first.segment, first.baseline))} UTC: {figure(size)}"
+            words = f"{column.span} UTC: {figure(size)}"
             y = size / most * height
             marks.append(
                 el(
                     "rect",
                     el("title", words),
-                    x=_LEFT + number * step,
+                    x=LEFT + number * step,
                     y=bottom - y,
                     width=step * 0.86,
                     height=y,
@@ -437,12 +426,12 @@ def _bars(
     return svg(bottom + 8, f"{title} by window", marks)
 
 
-def _heat_map(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) -> Markup:
-    row, step = 19.0, _step(columns)
+def _heat_map(columns: Sequence[Column], features: Sequence[tuple[str, str]]) -> Markup:
+    row, step = 19.0, step_of(columns)
     marks: list[Markup] = []
     for line, feature in enumerate(features):
         y = line * row
-        marks.append(_label(_LEFT - 8, y + 13, name_of(*feature)))
+        marks.append(label(LEFT - 8, y + 13, name_of(*feature)))
         for number, column in enumerate(columns):
             found = column.cells.get(feature)
             if found is None:
@@ -453,7 +442,7 @@ def _heat_map(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) -
                 el(
                     "rect",
                     el("title", words),
-                    x=_LEFT + number * step,
+                    x=LEFT + number * step,
                     y=y,
                     width=max(step - 1, 0.8 * step),
                     height=row - 1.5,
@@ -461,12 +450,12 @@ def _heat_map(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) -
                 ),
             )
     bottom = row * len(features)
-    marks.extend(_new_baselines(columns, bottom))
-    marks.extend(_ticks(columns, bottom))
+    marks.extend(new_baselines(columns, bottom))
+    marks.extend(ticks(columns, bottom))
     return svg(bottom + 22, "Drift score of every feature in every window", marks, class_="chart heat")
 
 
-def _multiples(columns: Sequence[_Column], features: Sequence[tuple[str, str]]) -> Iterator[Markup]:
+def _multiples(columns: Sequence[Column], features: Sequence[tuple[str, str]]) -> Iterator[Markup]:
     """A small chart for each method of each feature, the worst features first."""
     left = _MULTIPLES
     for feature in features:
@@ -617,11 +606,14 @@ h1 { font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .8rem; margin: 0 0 1rem; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .7rem .9rem; }
 .tile dt { color: var(--muted); font-size: .82rem; } .tile dd { margin: 0; } .tile dt + dd { font-size: 1.45rem; font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.scroll { overflow-x: auto; } svg { display: block; } svg text { fill: var(--muted); font-size: 11.5px; }
+a { color: var(--accent); } .scroll { overflow-x: auto; } svg { display: block; } svg text { fill: var(--muted); font-size: 11.5px; }
 .chart { width: 100%; min-width: 720px; height: auto; } .grid { stroke: var(--line); } .axis { stroke: var(--muted); }
 .threshold { stroke: var(--bad); stroke-dasharray: 4 3; stroke-width: 1.3; } .baseline { stroke: var(--ink); stroke-dasharray: 1 3; stroke-width: 1.5; }
 .bar.ok { fill: var(--c3); } .bar.bad { fill: var(--h2); } .bar.volume { fill: var(--c3); } .bar.outlier { fill: var(--h0); } .alarm { fill: var(--h2); }
-.open { opacity: .45; }
+.bar.unjudged { fill: var(--muted); } .open { opacity: .45; }
+.band { fill: var(--accent); opacity: .22; } .band.bad { fill: var(--h1); opacity: .3; } .estimate { stroke: var(--accent); stroke-width: 2; } .estimate.bad { stroke: var(--h2); }
+.reference { stroke: var(--good); stroke-width: 1.3; } .point { fill: var(--accent); stroke: var(--accent); } .point.bad { fill: var(--h2); stroke: var(--h2); }
+.point.waiting { fill: var(--card); stroke-width: 1.5; } .hit { fill: transparent; } .hit:hover { fill: var(--ink); opacity: .08; }
 .c0 { fill: var(--c0); } .c1 { fill: var(--c1); } .c2 { fill: var(--c2); } .c3 { fill: var(--c3); } .none { fill: transparent; stroke: var(--line); }
 .h0 { fill: var(--h0); } .h1 { fill: var(--h1); } .h2 { fill: var(--h2); } .h3 { fill: var(--h3); }
 .heat rect:hover, .bar:hover { stroke: var(--ink); stroke-width: 1.5; }
@@ -643,6 +635,8 @@ thead th { color: var(--muted); font-weight: 500; white-space: nowrap; } tbody t
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem .9rem; padding: 0; margin: 0 0 .5rem; font-size: .88rem; }
 .swatch { display: inline-block; width: 1.1rem; height: .8rem; border-radius: 2px; vertical-align: -1px; }
 .swatch.c0 { background: var(--c0); } .swatch.c1 { background: var(--c1); } .swatch.c2 { background: var(--c2); } .swatch.c3 { background: var(--c3); }
+.swatch.measured { height: 0; border-top: 2px solid var(--accent); vertical-align: 4px; } .swatch.estimated { background: var(--accent); opacity: .35; }
+.swatch.reference { height: 0; border-top: 2px solid var(--good); vertical-align: 4px; } .swatch.limit { height: 0; border-top: 2px dashed var(--bad); vertical-align: 4px; }
 .swatch.h0 { background: var(--h0); } .swatch.h1 { background: var(--h1); } .swatch.h2 { background: var(--h2); } .swatch.h3 { background: var(--h3); }
 @media print { body { max-width: none; background: #fff; } .card, .verdict, .tile { break-inside: avoid; } label { display: none; } }
 """

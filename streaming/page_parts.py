@@ -25,9 +25,9 @@ def moment(time: str) -> datetime | None:
     """A time in UTC; None where it is none."""
     try:
         read = datetime.fromisoformat(time)
-    except ValueError:
+        return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
 
 
 def when(time: str) -> str:
@@ -39,8 +39,12 @@ def when(time: str) -> str:
 
 
 def period(key: Key) -> str:
-    """A window from start to end; the day once where it is one."""
+    """A window from start to end; the day once where it is one. A counted window has its number, and seconds."""
     start, end = moment(key.start), moment(key.end)
+    if key.number and start is not None and end is not None:
+        day = "" if start.date() == end.date() else "%Y-%m-%d "
+        place = key.number.lstrip("0") or "0"
+        return f"{start:%Y-%m-%d %H:%M:%S} \u2013 {end:{day}%H:%M:%S} (no. {place})"
     if start is not None and end is not None and start.date() == end.date():
         return f"{when(key.start)} \u2013 {when(key.end)[11:]}"
     return f"{when(key.start)} \u2013 {when(key.end)}"
@@ -80,7 +84,7 @@ def severity(column: ColumnDrift) -> tuple[bool, float]:
     return column.drifted, -1.0 if ratio is None else ratio
 
 
-def card(title: str, note: str | None, *children: Child, wide: bool = False) -> Markup:
+def card(title: str, note: Child, *children: Child, wide: bool = False) -> Markup:
     """A box with a heading; `wide` ones scroll sideways."""
     content = el("div", children, class_="scroll") if wide else children
     return el("div", el("h2", title), el("p", note, class_="muted") if note else None, content, class_="card")

@@ -1,20 +1,113 @@
-"""The tables of the page: the latest window column by column and as a whole, flagged instances, dead letters."""
+"""The tables of the page: segments, the latest window column by column and as a whole, events, flagged instances, dead letters."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from streaming.board import Board, Entry, Key
+from streaming.board import Board, Entry, Key, drifted_recently
 from streaming.markup import Child, Markup, el, wire
 from streaming.page_parts import NOTHING, card, figure, name_of, percent, period, plural, severity, svg, table, when
+from streaming.page_performance import judged, value_of
 from streaming.reports import ColumnStatistics, Drift, Outlier, SequentialChange, SequentialDrift
 
 _LATEST = 20
-"""Flagged instances in the table."""
+"""Flagged instances, or events, in the table."""
+_SEGMENTS = 200
+"""In the table."""
+
+
+def segments(board: Board, detailed: Sequence[str]) -> Markup:
+    """All segments, one a row; those that the page shows in detail are linked."""
+    ranked = board.ranked()
+    rows = []
+    for segment in ranked[:_SEGMENTS]:
+        windows = board.windows[segment]
+        name: Child = wire(segment, 60) if segment else "all requests"
+        if segment in detailed:
+            name = el("a", name, href=f"#segment-{detailed.index(segment)}")
+        rows.append([name, *_drift_of(windows), *_performance_of(windows)])
+    heads = [
+        "Segment",
+        "Verdict",
+        "Rows",
+        "Drifted windows",
+        "Worst column",
+        "Score",
+        "Threshold",
+        "Performance",
+        "Beyond its limit",
+    ]
+    more = f"The first {_SEGMENTS} of {len(ranked)}. " if len(ranked) > _SEGMENTS else ""
+    return card(
+        "Segments",
+        f"{more}Those that drifted most come first. Verdict, rows and worst column are of the newest closed window.",
+        table(plural(len(ranked) - ("" in board.windows), "segment"), heads, rows, frozenset({2, 3, 5, 6, 7})),
+    )
+
+
+def _drift_of(windows: dict[Key, Entry]) -> list[Child]:
+    if (found := newest(windows)) is None:
+        return [""] * 6
+    drift = found[1]
+    drifted, of = drifted_recently(windows)
+    often = f"{drifted} of {of}"
+    if drift.unjudged is not None:
+        return [
+            el("span", "not compared", class_="tag", title=drift.unjudged[:500]),
+            figure(drift.rows),
+            "",
+            "",
+            "",
+            "",
+        ]
+    worst = max(drift.columns, key=severity, default=None)
+    verdict = _said(drifted=drift.drifted)
+    if worst is None or worst.score is None:
+        return [verdict, figure(drift.rows), often, "", "", ""]
+    score = el("span", figure(worst.score), class_="now bad" if worst.drifted else None)
+    return [
+        verdict,
+        figure(drift.rows),
+        often,
+        wire(name_of(worst.source, worst.name), 40),
+        score,
+        figure(worst.threshold),
+    ]
+
+
+def _performance_of(windows: dict[Key, Entry]) -> list[Child]:
+    if (found := judged(windows)) is None or not found[1].metrics:
+        return ["", ""]
+    record, metric = found[1], next(iter(found[1].metrics))
+    value, estimated = value_of(record, metric)
+    said = f"{metric} {'≈ ' if estimated else ''}{figure(value)}"
+    return [said, _said(drifted=record.alarm.raised, word=f"▲ {', '.join(record.alarm.metrics)}")]
+
+
+def events(board: Board) -> Markup | None:
+    """What happened to the monitoring, the newest first; None when nothing has."""
+    if not board.events:
+        return None
+    newest_first = sorted(board.events.values(), key=lambda event: (event.detected_at, event.id), reverse=True)
+    rows: list[list[Child]] = [
+        [
+            el("time", when(event.detected_at)),
+            el("span", f"▲ {event.reason}", class_="tag bad")
+            if event.alarm
+            else el("span", event.reason, class_="tag"),
+            wire(event.message, 240),
+        ]
+        for event in newest_first[:_LATEST]
+    ]
+    return card(
+        "Events",
+        "What happened to the monitoring of this model; somebody should look at those with a mark.",
+        table(f"The latest of {figure(len(newest_first))}", ["Time (UTC)", "Event", "Message"], rows, frozenset()),
+    )
 
 
 def latest_window(windows: dict[Key, Entry]) -> Markup | None:
     """Every feature of the newest closed window."""
-    closed = [(key, entry) for key, entry in windows.items() if entry.final] or list(windows.items())
+    closed = [(key, entry) for key, entry in windows.items() if entry.reported] or list(windows.items())
     key, entry = closed[-1]
     known = {(c.source, c.name): c for c in entry.statistics.columns} if entry.statistics is not None else {}
     rows: list[list[Child]] = []

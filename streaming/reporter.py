@@ -35,6 +35,8 @@ _BATCH = 100
 """Messages that are taken before it looks whether to write or to stop; a run in the workspace takes about 50 ms."""
 _EVERY = 1.0
 """Seconds between two writings, at least."""
+_REST = 3.0
+"""And so many times as long as the last one took: a page of many segments must not keep it from reading."""
 _UNSAVED = 50
 """Windows after which it writes earlier: they are in memory."""
 _LOOK = timedelta(seconds=2)
@@ -70,7 +72,9 @@ class Reporter:
         self._html = Path(monitor.spec.reports.html)
         topics = monitor.topics.model_dump()
         self._decoders: dict[str, msgspec.json.Decoder[Record]] = {
-            topics[kind]: msgspec.json.Decoder(record) for kind, record in RECORDS.items()
+            topics[kind]: msgspec.json.Decoder(record)
+            for kind, record in RECORDS.items()
+            if kind != "performance" or monitor.spec.performance.metrics  # else nobody makes that topic
         }
         self._project = _project(monitor)
         self._board = Board(self._html.with_suffix(".sqlite"), monitor.name)
@@ -78,6 +82,7 @@ class Reporter:
         self._ends: dict[tuple[str, int], int] = {}
         self._changed = True
         self._written = 0.0
+        self._pause = _EVERY
 
     def __enter__(self) -> Self:
         return self
@@ -121,8 +126,10 @@ class Reporter:
             now = time.monotonic()
             if once and now - heard > patience.total_seconds():
                 raise KafkaError(f"Kafka at {connection.bootstrap_servers} has said nothing for {patience}")
-            if self._changed and (now - self._written >= _EVERY or self._board.unsaved >= _UNSAVED):
+            if self._changed and now - self._written >= self._pause:
                 self._write(live=not once)
+            elif self._board.unsaved >= _UNSAVED:
+                self._save()
             if now - looked > _LOOK_AGAIN:
                 looked = now
                 self._assign()
@@ -191,16 +198,24 @@ class Reporter:
     def _at_end(self) -> bool:
         return all(self._board.positions.get(place, 0) >= end for place, end in self._ends.items())
 
-    def _write(self, *, live: bool) -> None:
-        from confluent_kafka import KafkaException, TopicPartition
-
-        from streaming.snapshots import atomic_write, snapshot, snapshot_id
+    def _save(self) -> None:
+        """The runs, and then the board."""
+        from streaming.snapshots import snapshot, snapshot_id
 
         for entry in self._board.finished():
             record = entry.drift or entry.statistics
             assert record is not None
             self._project.put(snapshot_id(record), snapshot(entry.drift, entry.statistics))
         self._board.save()
+
+    def _write(self, *, live: bool) -> None:
+        """All that is on disk, and then the offsets that led to it."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        from streaming.snapshots import atomic_write
+
+        self._save()
+        began = time.monotonic()
         spec = self._monitor.spec
         text = page(
             self._board,
@@ -213,6 +228,7 @@ class Reporter:
         atomic_write(self._html, text)
         self._changed = False
         self._written = time.monotonic()
+        self._pause = max(_EVERY, _REST * (self._written - began))
         offsets = [TopicPartition(t, p, n) for (t, p), n in self._board.positions.items() if (t, p) in self._ends]
         try:
             if offsets:
