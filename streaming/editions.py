@@ -20,7 +20,7 @@ class Edition:
     """A few strings that name everything a stage needs of one model; cheap to send with every task."""
 
     number: int
-    """Counts the editions of a model."""
+    """No other edition of this plan has it, nor ever had."""
     since: int
     """Windows that begin here or later belong to it, up to the next edition; event time, ms."""
     baseline: str

@@ -48,6 +48,8 @@ class Plan(msgspec.Struct, rename="camel"):
     retired: list[str] = []
     """Models that are watched no more, but still have open windows."""
     topics: dict[str, Topic] = {}
+    numbered: int = 0
+    """Editions there ever were. State that outlives an edition names it, so no number is used twice."""
     bound: int | None = None
     """Messages of a micro-batch at most, as throughput was measured last."""
     spark: str = ""
@@ -152,15 +154,17 @@ def adopted(plan: Plan, wanted: Mapping[str, Wanted], marks: Mapping[Key, Mark])
         else:
             changes.append(Change(name, "modelRemoved", "nothing of it is open"))
     changes = [change for change in changes if change.model not in plan.retired]
+    number = plan.numbered
     for name, one in wanted.items():
         if name in models:
-            models[name], change = _with(models[name], one, marks.get((name, ALL)))
+            models[name], change = _with(models[name], one, number, marks.get((name, ALL)))
         else:
-            models[name] = [_edition(one, 0, ALWAYS)]
+            models[name] = [_edition(one, number, ALWAYS)]
             change = ("modelAdded", f"baseline {one.baseline}")
         if change is not None:
+            number += 1
             changes.append(Change(name, *change))
-    return msgspec.structs.replace(plan, models=models, retired=retired), changes
+    return msgspec.structs.replace(plan, models=models, retired=retired, numbered=number), changes
 
 
 def differs(plan: Plan, wanted: Mapping[str, Wanted]) -> bool:
@@ -182,7 +186,7 @@ def _json(monitor: ModelMonitor) -> str:
 
 
 def _with(
-    editions: list[Edition], one: Wanted, mark: Mark | None
+    editions: list[Edition], one: Wanted, number: int, mark: Mark | None
 ) -> tuple[list[Edition], tuple[EventReason, str] | None]:
     """The editions of a model with one more, where what is wanted is not what the newest one says."""
     last = editions[-1]
@@ -202,7 +206,7 @@ def _with(
         text = f"baseline {one.baseline} instead of {last.baseline}, {when}"
     else:
         reason, text = "monitorChanged", f"{', '.join(_changed(settings_of(last.monitor), one.monitor))}, {when}"
-    return [*before, _edition(one, last.number + 1, since)], (reason, text)
+    return [*before, _edition(one, number, since)], (reason, text)
 
 
 def _windowed(monitor: ModelMonitor) -> dict[str, Any]:

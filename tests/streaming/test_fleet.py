@@ -71,6 +71,9 @@ def test_files_baselines_and_topics_change_while_it_runs(kafka, tmp_path):
     def reports(monitor: ModelMonitor) -> list[dict]:
         return read(kafka, monitor.topics.statistics)
 
+    def counted(monitor: ModelMonitor) -> int:
+        return sum(r["counts"]["requests"] for r in finals(reports(monitor)).values())
+
     def reasons(monitor: ModelMonitor) -> list[str]:
         return [event["reason"] for event in read(kafka, monitor.topics.events)]
 
@@ -96,27 +99,30 @@ def test_files_baselines_and_topics_change_while_it_runs(kafka, tmp_path):
             time.sleep(0.5)
         # A topic is deleted and created again: it is read from its beginning.
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-        wait_for(lambda: sum(r["counts"]["requests"] for r in finals(reports(c)).values()) == 50, process, log)
+        wait_for(lambda: counted(c) == 50, process, log)
         admin.delete_topics([c.topics.inference])[c.topics.inference].result(30)
         time.sleep(1)
         admin.create_topics([NewTopic(c.topics.inference, 2, 1)])[c.topics.inference].result(30)
         send(c)
         wait_for(lambda: "topicRecreated" in reasons(c), process, log)
-        wait_for(lambda: sum(r["counts"]["requests"] for r in finals(reports(c)).values()) == 100, process, log)
+        wait_for(lambda: counted(c) == 100, process, log)
         # A model that should have traffic and has none says so.
         wait_for(lambda: "noTraffic" in reasons(b), process, log)
         # A file goes.
         (folder / "fleet-b.yaml").unlink()
         wait_for(lambda: "modelRemoved" in reasons(b), process, log)
         send(a, 10)
+        # It comes back: what came meanwhile is read, and nothing twice.
+        send(b)
+        (folder / "fleet-b.yaml").write_text(documents["fleet-b"])
+        wait_for(lambda: counted(b) == send.sent["fleet-b"], process, log)
         assert stop(process) == 0
     said = log.read_text()
     assert "Traceback" not in said
     for monitor in (a, b, c):
         found = finals(reports(monitor)).values()
-        counted = sum(r["counts"]["requests"] for r in found)
         if monitor is not a:  # whose last window is open
-            assert counted == send.sent[monitor.name], monitor.name
+            assert counted(monitor) == send.sent[monitor.name], monitor.name
         assert not read(kafka, monitor.topics.deadletter)
         ends = [r["window"]["start"] for r in found]
         assert len(set(ends)) == len(ends), "a window has one edition"
