@@ -47,6 +47,11 @@ def compiled(*, reordering: bool = False) -> Callable[[F], F]:
     return decorate
 
 
+def ascending(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values in order: as they are where they are so already, which is asked for a tenth of the time of sorting."""
+    return values if bool((values[1:] >= values[:-1]).all()) else np.sort(values)
+
+
 @compiled()
 def tally(
     values: NDArray[np.float64],

@@ -71,7 +71,7 @@ def _of_numbers(values: NDArray[np.float64]) -> NDArray[np.uint64]:
             # Many values are repetitions: so many times as high the limit would be right.
             times = _SPARE * KEPT / max(count - 4 * math.sqrt(count), 1.0)
             limit = _EVERY if float(limit) * times >= float(_EVERY) else np.uint64(float(limit) * times)
-    return _smallest(mixed(_each_once(np.sort(values)).view(np.uint64)))
+    return _smallest(mixed(_each_once(compiled.ascending(values)).view(np.uint64)))
 
 
 def _each_once(ordered: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -67,11 +67,13 @@ class Quantiles:
         tallies
             What `Ruler.count` says of them.
         """
+        from detectors.statistics import compiled
+
         made = cls.empty(len(columns))
         for sketch, values, ruler, tally in zip(made.sketches, columns, rulers, tallies, strict=True):
             crowded = ruler.crowded(*tally, CROWDED * len(values))
             if len(crowded) > _MANY:
-                ordered = np.sort(values)
+                ordered = compiled.ascending(values)
                 ends = np.cumsum(tally[0])[crowded]
                 parts = [ordered[end - count : end] for end, count in zip(ends, tally[0][crowded], strict=True)]
             else:

@@ -145,7 +145,7 @@ class Ruler:
         from detectors.statistics import compiled
 
         if not compiled.HERE:
-            return self.tally(np.sort(values))
+            return self.tally(compiled.ascending(values))
         counts, places = np.zeros(self.size, np.int64), np.zeros(self.size, np.int64)
         compiled.tally(values, *self._grid, self._origin, self._unit, _FURTHEST, counts, places)
         return counts, places

@@ -318,10 +318,14 @@ def summarise(plan: Plan, block: Block) -> TableSummary:
         Its columns are those of the plan, in the plan's order. Column-major numbers (``order="F"``) are ten times as
         fast as row-major ones.
     """
+    from detectors.statistics import compiled
+
     if block.rows == 0:
         return TableSummary.empty(plan)
     x = block.numeric
     columns = [_finite(x[:, j]) for j in range(x.shape[1])]
+    if not compiled.HERE:  # all that follows then asks for them in order
+        columns = [np.sort(values) for values in columns]
     complete = x
     if (plan.comoments or plan.embeddings) and any(len(values) < block.rows for values in columns):
         complete = x[np.isfinite(x).all(axis=1)]
