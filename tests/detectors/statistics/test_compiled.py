@@ -60,7 +60,10 @@ def test_a_summary_is_the_same_without_the_compiler(values, monkeypatch):
     np.testing.assert_array_equal(ours.bins.places, numpys.bins.places)
     np.testing.assert_array_equal(ours.distinct.hashes[0], numpys.distinct.hashes[0])
     for mine, theirs in zip(ours.moments.arrays(), numpys.moments.arrays(), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-9)
+        # Beyond the range of floats the order of addition decides between an infinity and NaN; a report says null of either.
+        np.testing.assert_array_equal(np.isfinite(mine), np.isfinite(theirs))
+        some = np.isfinite(mine)
+        np.testing.assert_allclose(mine[some], theirs[some], rtol=1e-12, atol=1e-9)
 
 
 def test_both_zeros_are_one_value():
