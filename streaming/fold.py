@@ -29,21 +29,25 @@ from detectors.statistics.table import summarise
 from reference.baseline import SOURCES, Source, Table
 from streaming.editions import Task, Term, Watched, crew
 from streaming.headers import header_column, nested
-from streaming.identity import instance_keys
+from streaming.identity import keys_of, message_keys
 from streaming.labels import DecodedLabels, LabelDecoder
 from streaming.marks import Marks, batch_number
+from streaming.meeting import packed_requests, packed_responses
 from streaming.messages import Decoded, Reason, Rejected, Rows
 from streaming.observations import Observations
+from streaming.pairing import paired
 from streaming.pane import Pane, rfc3339
 from streaming.performance import packed_labels, packed_predictions
 from streaming.reports import DeadLetter, Outlier, OutlierFeature
+from streaming.segments import Segmentation
 from streaming.series import Series
 from streaming.unmatched import Letter, alone
 from streaming.worker import Worker
 
-PANE, LATE, CLOCK, RECORD, PREDICTIONS, LABELS = 0, 1, 2, 3, 4, 5
+PANE, LATE, CLOCK, RECORD, PREDICTIONS, LABELS, UNANSWERED, LONELY = range(8)
 """Kinds of folded rows: a partial summary; one of messages that may be late, with their dead letters; the newest event
-time of a Kafka partition; a finished record that only passes through; predictions that wait for their labels; labels."""
+time of a Kafka partition; a finished record that only passes through; predictions that wait for their labels; labels; requests of a
+segment that wait for their responses; responses that wait for their requests."""
 
 FOLDED = "model string, segment string, kind byte, time long, number long, topic string, body binary"
 """Schema of the folded rows. `time`: a pane's start (of predictions in a counted window their first event time) or a clock's event
@@ -78,15 +82,39 @@ Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Predicted:
-    """Predictions of one place."""
+class Predicted:
+    """Predictions of one pane, in one segment."""
 
     time: int
     """As in the folded row, ms."""
     count: int
     counts: PredictionCounts | None
     keys: NDArray[np.uint64]
+    """Of those that wait for their labels: two editions may count a prediction, but under one of them it waits."""
     values: NDArray[np.float64]
+
+    def __add__(self, other: "Predicted") -> "Predicted":
+        counts = None if self.counts is None or other.counts is None else self.counts + other.counts
+        keys, values = np.concatenate((self.keys, other.keys)), np.concatenate((self.values, other.values))
+        return Predicted(min(self.time, other.time), self.count + other.count, counts, keys, values)
+
+    def packed(self) -> bytes:
+        """The body of a folded row."""
+        return packed_predictions(self.count, self.counts, self.keys, self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The requests of a batch, and where they belong."""
+
+    keys: NDArray[np.uint64]
+    """(requests,) `identity.instance_keys`"""
+    message: NDArray[np.int64]
+    """(requests,) index of the message in the batch."""
+    divided: list[tuple[NDArray[np.int32], tuple[str, ...]]]
+    """As `Segmentation.of` gives it."""
+    answers: NDArray[np.uint64]
+    """(responses,) the keys of all responses of the batch."""
 
 
 @dataclass(slots=True)
@@ -103,9 +131,9 @@ class _Folded:
     """Kafka partition -> newest event time."""
     packed: list[tuple[int, Place, bytes]] = field(default_factory=list)
     """(kind, place, body) of summaries that are not added to any more."""
-    predicted: dict[Place, list[_Predicted]] = field(default_factory=dict)
-    labels: list[tuple[str, bytes]] = field(default_factory=list)
-    """(segment, body)"""
+    predicted: dict[Place, list[Predicted]] = field(default_factory=dict)
+    crossing: list[tuple[int, str, int, bytes]] = field(default_factory=list)
+    """(kind, segment, edition, body) of what leaves as it comes: labels, and requests and responses without each other."""
 
     def add(self, place: Place, pane: Pane) -> None:
         self.panes[place] = self.panes[place] + pane if place in self.panes else pane
@@ -145,7 +173,7 @@ class _Folded:
             self.tick(partition, at)
         for where, some in other.predicted.items():
             self.predicted.setdefault(where, []).extend(some)
-        self.labels += other.labels
+        self.crossing += other.crossing
 
     def tick(self, partition: int, at: int) -> None:
         self.newest[partition] = max(at, self.newest.get(partition, at))
@@ -178,9 +206,9 @@ def fold(batches: Iterator[pa.RecordBatch], task: Task, marks: str) -> Iterator[
             if part.records:
                 yield _records(model.model, part.records)
                 part.records = []
-            if part.labels:
-                yield _labels(model.model, part.labels)
-                part.labels = []
+            if part.crossing:
+                yield _crossing(model.model, part.crossing)
+                part.crossing = []
             _, total = totals.setdefault(model.model, (model, _Folded()))
             total.take(part)
             if sum(one.count for some in total.predicted.values() for one in some) > MOST_PREDICTIONS:
@@ -215,17 +243,21 @@ def folded(
         Whether it is the labels topic.
     """
     total = _Folded()
-    terms = list(model.open(frontier))
-    if labels:
-        total.take(_folded(batch, _Among(terms[0], frontier, topic, name, newest=True, oldest=True), _Labels(model)))
-        return total
-    for term in terms:
-        place = _Among(term, frontier, topic, name, newest=term is terms[0], oldest=term is terms[-1])
-        total.take(_folded(batch, place))
+    for among in amongs(model, frontier, topic, name):
+        total.take(_folded(batch, among, _Labels(model) if labels else None))
+        if labels:
+            break  # the newest edition reads them for all
     return total
 
 
-def _folded(batch: pa.RecordBatch, among: "_Among", labels: "_Labels | None" = None) -> _Folded:
+def amongs(model: Watched, frontier: int, topic: str = "", name: str = "") -> Iterator["Among"]:
+    """The editions of a model that still have windows, newest first."""
+    terms = list(model.open(frontier))
+    for term in terms:
+        yield Among(term, frontier, topic, name, newest=term is terms[0], oldest=term is terms[-1])
+
+
+def _folded(batch: pa.RecordBatch, among: "Among", labels: "_Labels | None" = None) -> _Folded:
     """Fold one batch; what cannot be folded for a reason nobody foresaw is cornered and becomes a dead letter."""
     try:
         fold = _Fold(among, batch)
@@ -243,7 +275,7 @@ def _folded(batch: pa.RecordBatch, among: "_Among", labels: "_Labels | None" = N
 
 
 @dataclass(frozen=True, slots=True)
-class _Among:
+class Among:
     """An edition among those that still have windows."""
 
     term: Term
@@ -256,8 +288,18 @@ class _Among:
     oldest: bool
     """What is older than all editions is late, and this one says so."""
 
+    def panes(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Starts of the panes of these times; a counted window is one pane, whenever it is."""
+        me = self.term.me
+        return np.zeros_like(times) if me.every is not None else times // me.pane * me.pane
+
+    def mine(self, times: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these times are counted under this edition."""
+        return self.holds(times if self.term.me.every is not None else self.panes(times))
+
     @property
     def alone(self) -> bool:
+        """Whether there is no other edition."""
         return self.newest and self.oldest
 
     def holds(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -276,7 +318,7 @@ class _Among:
 class _Fold:
     """The folding of one Arrow batch under one edition."""
 
-    def __init__(self, among: _Among, batch: pa.RecordBatch) -> None:
+    def __init__(self, among: Among, batch: pa.RecordBatch) -> None:
         self.among, self.term, self.me, self.batch = among, among.term, among.term.me, batch
         self.topics = self.me.monitor.topics
         self.now = rfc3339(time.time_ns() // 1_000_000)
@@ -284,11 +326,16 @@ class _Fold:
         # Kafka's timestamp may be the producer's own clock, so ours is asked too.
         self.latest = np.minimum(self.timestamps, time.time_ns() // 1_000_000) + self.me.skew
         """(messages,) event times beyond are from the future."""
+        self.headers = nested(batch["headers"])
+        self.ids = _NO_KEYS
+        """(messages,) `identity.message_keys`, where they are needed."""
+        self.asked: _Asked | None = None
+        """Where there are segments."""
         self.out = _Folded()
 
     def run(self) -> _Folded:
         me, batch = self.me, self.batch
-        decoded = me.decoder.decode(batch["value"], nested(batch["headers"]), self.timestamps)
+        decoded = me.decoder.decode(batch["value"], self.headers, self.timestamps)
         rejected = list(decoded.rejected)
         good = np.ones(batch.num_rows, np.bool_)
         good[[one.message for one in rejected]] = False
@@ -298,18 +345,21 @@ class _Fold:
             rejected += [self._from_the_future(int(i), int(decoded.times[i])) for i in np.flatnonzero(future)]
         if self.among.newest:
             self._clocks(decoded.times, good)
-        starts = self._pane(decoded.times)
-        mine = good if self.among.alone else good & self.among.holds(decoded.times if me.every else starts)
+        starts = self.among.panes(decoded.times)
+        mine = good if self.among.alone else good & self.among.mine(decoded.times)
         if not mine.any() and not rejected:
             return self.out
+        self.ids = message_keys(decoded.ids) if self.needs_ids else _NO_KEYS
+        if me.segmentation is not None:
+            self.asked = self._asked(me.segmentation, decoded, good)
         flagged = np.zeros(batch.num_rows, np.int64)
         for source, rows in zip(SOURCES, (decoded.requests, decoded.responses), strict=True):
-            kept = self._keyed(rows if mine.all() else _of(rows, mine), decoded)
+            kept = self._keyed(rows if mine.all() else _of(rows, mine), decoded.times)
             if kept.block.rows:
                 by_detector = self._outliers(source, kept, decoded)
                 flagged = flagged + self._flagged_of_each_message(kept, by_detector.values())
                 self._add_rows(source, kept, by_detector, decoded, starts[kept.message])
-        for start, messages in _groups(starts, np.flatnonzero(mine)):
+        for start, messages in groups(starts, np.flatnonzero(mine)):
             times = decoded.times[messages]
             counted = replace(
                 me.no_rows,
@@ -332,10 +382,6 @@ class _Fold:
             self._add(start, replace(me.no_rows, dead=len(moments), first=min(moments), last=max(moments)))
         return self.out
 
-    def _pane(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Starts of the panes of these times; a counted window is one pane, whenever it is."""
-        return np.zeros_like(times) if self.me.every is not None else times // self.me.pane * self.me.pane
-
     def _is_late(self, start: int) -> bool:
         """Whether all windows that hold a pane have closed."""
         return self.term.is_late(start, self.among.frontier)
@@ -345,13 +391,31 @@ class _Fold:
         for partition in np.unique(partitions[good]).tolist():
             self.out.newest[partition] = int(times[good & (partitions == partition)].max())
 
-    def _keyed(self, rows: Rows, decoded: Decoded) -> Rows:
+    @property
+    def needs_ids(self) -> bool:
+        """Whether anything is told apart by request ids."""
+        me = self.me
+        return me.keyed or me.yardstick is not None or me.segmentation is not None
+
+    def _keys(self, rows: Rows) -> NDArray[np.uint64]:
+        """(rows,) what an instance, its prediction and its label have in common."""
+        return keys_of(self.ids[rows.message], rows.instance)
+
+    def _keyed(self, rows: Rows, times: NDArray[np.int64]) -> Rows:
         """The rows with hashes of what they are, when a sample is to be drawn by them: the same wherever the topic is cut."""
         if not self.me.keyed:
             return rows
-        keys = instance_keys(decoded.ids, rows.message, rows.instance)
-        keys = mixed(keys ^ decoded.times[rows.message].astype(np.uint64))  # an id that comes again is another row
+        # An id that comes again is another row.
+        keys = mixed(self._keys(rows) ^ times[rows.message].astype(np.uint64))
         return replace(rows, block=replace(rows.block, keys=keys))
+
+    def _asked(self, segmentation: Segmentation, decoded: Decoded, good: NDArray[np.bool_]) -> _Asked:
+        """All requests of the batch, whichever edition counts them: responses of this edition may be theirs."""
+        everything = bool(good.all())
+        requests = decoded.requests if everything else _of(decoded.requests, good)
+        responses = decoded.responses if everything else _of(decoded.responses, good)
+        divided = segmentation.of(requests.block, self.headers, requests.message)
+        return _Asked(self._keys(requests), requests.message, divided, self._keys(responses))
 
     def _scores(self, block: Block) -> Block:
         """What the learnt outlier detectors say of each instance, a column each."""
@@ -383,10 +447,10 @@ class _Fold:
         series = [self._numbers(one, tables, flagged) for one in me.series]
         clients = self._clients(rows) if source == "request" and me.plans.traffic else None
         predictions = me.predictions(block) if source == "response" and me.yardstick is not None else None
-        keys = instance_keys(decoded.ids, rows.message, rows.instance) if predictions is not None else _NO_KEYS
+        keys = self._keys(rows) if predictions is not None or self.asked is not None else _NO_KEYS
         whole = starts.min() == starts.max()
-        groups = [(int(starts[0]), slice(None))] if whole else list(_groups(starts, np.arange(len(starts))))
-        for start, picked in groups:
+        panes = [(int(starts[0]), slice(None))] if whole else list(groups(starts, np.arange(len(starts))))
+        for start, picked in panes:
             pane = me.no_rows
             for table, numbers in tables.items():
                 pane = pane.with_table(table, summarise(me.plans.of(table), numbers if whole else numbers.take(picked)))
@@ -402,14 +466,49 @@ class _Fold:
             self._add(start, pane)
             if predictions is not None:
                 self._predict(ALL, me, start, predictions, keys, times, picked)
-        if source == "request" and me.segmentation is not None:
-            divided = me.segmentation.of(block, nested(self.batch["headers"]), rows.message)
+        if self.asked is not None:
+            divided = self._divided(source, rows, keys, times, starts)
             by_row = np.zeros(block.rows, np.bool_)
             for some in flagged.values():
                 by_row[some] = True
-            for start, picked in groups:
+            for start, picked in panes:
                 if not self._is_late(start):
-                    self._add_segments(start, np.arange(block.rows)[picked], divided, tables, rows, times, by_row)
+                    everything = _Segmented(rows, tables, keys, times, by_row, predictions)
+                    self._add_segments(start, np.arange(block.rows)[picked], divided, everything)
+
+    def _divided(
+        self,
+        source: Source,
+        rows: Rows,
+        keys: NDArray[np.uint64],
+        times: NDArray[np.int64],
+        starts: NDArray[np.int64],
+    ) -> list[tuple[NDArray[np.int32], tuple[str, ...]]]:
+        """For each entry the (rows,) place of every row's segment; -1 where it is not known here. What is without the other half leaves."""
+        asked, me, edition = self.asked, self.me, self.term.number
+        assert asked is not None  # there are segments
+        assert me.segmentation is not None
+        governed = self.among.governed(times)
+        if source == "request":
+            divided = asked.divided
+            if len(asked.message) != len(rows.message):
+                mine = np.isin(asked.message, rows.message)
+                divided = [(places[mine], names) for places, names in divided]
+            if len(me.schema("response")):
+                alone = np.flatnonzero(governed & (paired(asked.answers, keys) < 0))
+                for places, names in divided:
+                    self.out.crossing += [
+                        (UNANSWERED, names[place], edition, packed_requests(keys[some], times[some]))
+                        for place, some in groups(places, alone)
+                    ]
+            return divided
+        divided = me.segmentation.of_answers(self.headers, rows.message, paired(asked.keys, keys), asked.divided)
+        for places, names in divided:
+            lonely = np.flatnonzero((places < 0) & governed)
+            if len(lonely):
+                body = packed_responses(keys[lonely], times[lonely], starts[lonely], rows.block.take(lonely))
+                self.out.crossing += [(LONELY, name, edition, body) for name in names]
+        return divided
 
     def _predict(
         self,
@@ -421,15 +520,8 @@ class _Fold:
         times: NDArray[np.int64],
         picked: NDArray[np.int64] | slice,
     ) -> None:
-        """Some rows' predictions of one pane, which wait for their labels; under one edition only, though two may count them."""
-        yardstick = me.yardstick
-        assert yardstick is not None  # else nothing waits
-        some, at = values[picked], times[picked]
-        counts = None if yardstick.reference is None else yardstick.reference.count(yardstick.told(some))
-        waits = self.among.governed(at)
-        one = _Predicted(
-            start if me.every is None else int(at.min()), len(some), counts, keys[picked][waits], some[waits]
-        )
+        """Some rows' predictions of one pane, which wait for their labels."""
+        one = predicted(self.among, me, start, values[picked], keys[picked], times[picked])
         self.out.predicted.setdefault((segment, self.term.number, start), []).append(one)
 
     def _add_segments(
@@ -437,25 +529,25 @@ class _Fold:
         start: int,
         picked: NDArray[np.int64],
         divided: list[tuple[NDArray[np.int32], tuple[str, ...]]],
-        tables: dict[Table, Block],
-        rows: Rows,
-        times: NDArray[np.int64],
-        flagged: NDArray[np.bool_],
+        of: "_Segmented",
     ) -> None:
         """Add some rows of one pane to the partial summaries of their segments."""
         for places, names in divided:
-            for place, mine in _groups(places, picked):
+            for place, mine in groups(places, picked[places[picked] >= 0]):
                 lean = self.me.segment(names[place])
                 pane = replace(
                     lean.no_rows,
-                    messages=len(np.unique(rows.message[mine])),
-                    outliers=int(np.count_nonzero(flagged[mine])),
-                    first=int(times[mine].min()),
-                    last=int(times[mine].max()),
+                    # A response is no further message where it is counted as its request is.
+                    messages=0 if "response" in of.tables else len(np.unique(of.rows.message[mine])),
+                    outliers=int(np.count_nonzero(of.flagged[mine])),
+                    first=int(of.times[mine].min()),
+                    last=int(of.times[mine].max()),
                 )
-                for table, numbers in tables.items():
+                for table, numbers in of.tables.items():
                     pane = pane.with_table(table, summarise(lean.plans.of(table), numbers.take(mine)))
                 self.out.add((names[place], self.term.number, start), pane)
+                if of.predictions is not None:
+                    self._predict(names[place], lean, start, of.predictions, of.keys, of.times, mine)
 
     def _observed(
         self,
@@ -501,7 +593,7 @@ class _Fold:
             names = [column.name for column in self.me.schema("request").categorical]
             return rows.block.categorical[names.index(client.feature)]
         assert client.header is not None  # one of the two is given
-        found = header_column(nested(self.batch["headers"]), client.header, client.member)
+        found = header_column(self.headers, client.header, client.member)
         return None if found is None else found.take(rows.message)
 
     def _add(self, start: int, pane: Pane) -> None:
@@ -584,8 +676,7 @@ class _Fold:
         if self.among.newest:
             self.out.tick(self.batch["partition"][one.message].as_py(), one.time)
         at = np.array([one.time])
-        start = self._pane(at)
-        return int(start[0]) if self.among.holds(at if self.me.every else start)[0] else None
+        return int(self.among.panes(at)[0]) if self.among.mine(at)[0] else None
 
     def dead(self, one: Rejected) -> None:
         """Note a dead letter."""
@@ -627,6 +718,43 @@ class _Fold:
         return _encode(record)
 
 
+@dataclass(frozen=True, slots=True)
+class _Segmented:
+    """Rows that are put into segments."""
+
+    rows: Rows
+    tables: dict[Table, Block]
+    keys: NDArray[np.uint64]
+    times: NDArray[np.int64]
+    flagged: NDArray[np.bool_]
+    """(rows,) whether at least one outlier detector flags it."""
+    predictions: NDArray[np.float64] | None
+
+
+def predicted(
+    among: Among,
+    me: Worker,
+    start: int,
+    values: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    times: NDArray[np.int64],
+) -> Predicted:
+    """Predictions of one pane.
+
+    Parameters
+    ----------
+    me
+        Of the segment.
+    values
+        (n, width) as `Worker.predictions` gives them.
+    """
+    yardstick = me.yardstick
+    assert yardstick is not None  # else nothing waits
+    counts = None if yardstick.reference is None else yardstick.reference.count(yardstick.told(values))
+    waits = among.governed(times)
+    return Predicted(start if me.every is None else int(times.min()), len(values), counts, keys[waits], values[waits])
+
+
 class _Labels:
     """The folding of the labels of a model. They do not move its clocks: when the truth is known says nothing of its requests."""
 
@@ -647,9 +775,9 @@ class _Labels:
             fold.dead(one)
         if len(found.keys):
             values = me.yardstick.labels(found.values)
-            fold.out.labels.append((ALL, packed_labels(found.keys, values, self._letters(found, fold))))
             bare = packed_labels(found.keys, values, [])
-            fold.out.labels += [(segment, bare) for segment in self.segments]
+            fold.out.crossing.append((LABELS, ALL, 0, packed_labels(found.keys, values, self._letters(found, fold))))
+            fold.out.crossing += [(LABELS, segment, 0, bare) for segment in self.segments]
         return fold.out
 
     def _letters(self, found: DecodedLabels, fold: _Fold) -> list[bytes]:
@@ -672,7 +800,7 @@ class _Labels:
         return letters
 
 
-def _groups(of: NDArray[Any], among: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def groups(of: NDArray[Any], among: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Each value that occurs among the given places, with its places in ascending order."""
     order = among[np.argsort(of[among], kind="stable")]
     values = of[order]
@@ -727,34 +855,22 @@ def _summaries(model: str, total: _Folded) -> Iterator[pa.RecordBatch]:
 
 def _predictions(model: str, total: _Folded) -> pa.RecordBatch:
     """Predictions that wait for their labels; no more is held of them."""
-    places, bodies, times = list(total.predicted), [], []
-    for some in total.predicted.values():
-        counts = [one.counts for one in some if one.counts is not None]
-        keys, values = np.concatenate([one.keys for one in some]), np.concatenate([one.values for one in some])
-        times.append(min(one.time for one in some))
-        bodies.append(
-            packed_predictions(
-                sum(one.count for one in some),
-                functools.reduce(operator.add, counts) if counts else None,
-                keys,
-                values,
-            )
-        )
+    sums = {place: functools.reduce(operator.add, some) for place, some in total.predicted.items()}
     total.predicted.clear()
-    segments, editions, _ = zip(*places, strict=True)
+    segments, editions, _ = zip(*sums, strict=True)
+    times, bodies = [one.time for one in sums.values()], [one.packed() for one in sums.values()]
     return _rows(model, PREDICTIONS, segments=segments, numbers=editions, times=times, bodies=bodies)
 
 
-def _labels(model: str, labels: list[tuple[str, bytes]]) -> pa.RecordBatch:
-    """Labels, on their way to the keys of their model."""
-    segments, bodies = zip(*labels, strict=True)
-    zeros = [0] * len(bodies)
-    return _rows(model, LABELS, segments=segments, numbers=zeros, times=zeros, bodies=bodies)
+def _crossing(model: str, rows: list[tuple[int, str, int, bytes]]) -> pa.RecordBatch:
+    """Labels, and requests and responses without each other, on their way to the keys of their model."""
+    kinds, segments, editions, bodies = zip(*rows, strict=True)
+    return _rows(model, kinds, segments=segments, numbers=editions, times=[0] * len(bodies), bodies=bodies)
 
 
 def _rows(
     model: str,
-    kind: int,
+    kind: int | Sequence[int],
     *,
     segments: Sequence[str] | None = None,
     times: Sequence[int] | None = None,
@@ -763,7 +879,8 @@ def _rows(
     bodies: Sequence[bytes] | None = None,
 ) -> pa.RecordBatch:
     n = len(next(given for given in (times, numbers, topics, bodies) if given is not None))
-    columns = [[model] * n, segments or [ALL] * n, [kind] * n, times, numbers, topics, bodies]
+    kinds = [kind] * n if isinstance(kind, int) else kind
+    columns = [[model] * n, segments or [ALL] * n, kinds, times, numbers, topics, bodies]
     arrays = [
         pa.nulls(n, part.type) if column is None else pa.array(column, part.type)
         for column, part in zip(columns, _ARROW, strict=True)

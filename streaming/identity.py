@@ -39,4 +39,9 @@ def instance_keys(ids: Sequence[str], message: NDArray[np.int64], instance: NDAr
     instance
         (instances,) index of the instance in its message.
     """
-    return mixed(message_keys(ids)[message] ^ mixed(instance.astype(np.uint64)))
+    return keys_of(message_keys(ids)[message], instance)
+
+
+def keys_of(messages: NDArray[np.uint64], instance: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(instances,) `instance_keys`, of those of their messages."""
+    return mixed(messages ^ mixed(instance.astype(np.uint64)))

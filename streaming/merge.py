@@ -11,13 +11,32 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 from pyspark.sql.streaming.stateful_processor import StatefulProcessor, StatefulProcessorHandle
 
+from detectors.statistics.table import summarise
 from streaming.editions import ALWAYS, NEVER, Task, Term, Watched, crew
-from streaming.fold import ALL, CLOCK, LABELS, LATE, MOST_PANES, PANE, PREDICTIONS, REASONS, RECORD
+from streaming.fold import (
+    ALL,
+    CLOCK,
+    LABELS,
+    LATE,
+    LONELY,
+    MOST_PANES,
+    PANE,
+    PREDICTIONS,
+    REASONS,
+    RECORD,
+    UNANSWERED,
+    amongs,
+    groups,
+    predicted,
+)
 from streaming.marks import Key, Mark, Marks, batch_number
+from streaming.meeting import Meeting
 from streaming.observations import Observations
+from streaming.pairing import Responses
 from streaming.pane import Pane, milliseconds
 from streaming.performance import STATE as PERFORMANCE
 from streaming.performance import Measuring, Performances
@@ -79,6 +98,8 @@ class Head(msgspec.Struct, array_like=True):
     """As `Mark.counts`."""
     measuring: Measuring = msgspec.field(default_factory=Measuring)
     """Of performance."""
+    meeting: int | None = None
+    """When a request or a response has waited long enough for the other, processing time, ms."""
 
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
@@ -95,6 +116,7 @@ class Merge:
     head: Head
     panes: "Panes"
     performance: Performances
+    meeting: Meeting
     now: int
     """Processing time, ms."""
     started: int
@@ -116,6 +138,12 @@ class Merge:
                 continue
             if kind == LABELS:
                 self.performance.labelled(body)
+                continue
+            if kind in (UNANSWERED, LONELY):
+                if kind == UNANSWERED:
+                    self.meeting.asked(body)
+                else:
+                    self.meeting.answered(body)
                 continue
             term = self.model.term(int(number))
             if term is None:
@@ -147,6 +175,9 @@ class Merge:
     def advance(self) -> Iterator[tuple[str, bytes]]:
         """Move the frontier, report what is due, drop what is done, and set the next timer."""
         head = self.head
+        if (found := self.meeting.meet()) is not None:
+            self._answer(found)
+        head.meeting = self.meeting.due
         head.frontier = max(head.frontier, self.closed if self.segment else self._watermark())
         yield from self.performance.match(head.frontier)
         for term, start in self._windows():
@@ -186,6 +217,34 @@ class Merge:
         self.head.late += messages
         self._total("late", messages)
         self._total("dead:late", messages)
+
+    def _answer(self, rows: Responses) -> None:
+        """Count responses whose requests are of this segment."""
+        for among in amongs(self.model, self.head.frontier):
+            term, me = among.term, self.panes.worker(among.term.number)
+            schema = me.schema("response")
+            if rows.shape != (len(schema.numeric), len(schema.categorical)):
+                continue  # this edition has other predictions
+            keys, times, block = rows.keys, rows.times, rows.block
+            flagged = np.zeros(block.rows, np.bool_)
+            for detector in term.me.outliers["response"]:
+                flagged[detector.flag(block).rows] = True
+            values = None if me.yardstick is None else me.predictions(block)
+            for start, some in groups(among.panes(times), np.flatnonzero(among.mine(times))):
+                if term.is_late(start, self.head.frontier):
+                    self.head.late += int(among.governed(times[some]).sum())
+                    continue
+                pane = replace(
+                    me.no_rows,
+                    responses=summarise(me.plans.response, block.take(some)),
+                    outliers=int(flagged[some].sum()),
+                    first=int(times[some].min()),
+                    last=int(times[some].max()),
+                )
+                self._add(term, start, pane)
+                if values is not None:
+                    one = predicted(among, me, start, values[some], keys[some], times[some])
+                    self.performance.predicted(term, one.time, one.packed())
 
     def _total(self, what: str, many: int) -> None:
         self.head.totals[what] = self.head.totals.get(what, 0) + many
@@ -250,7 +309,7 @@ class Merge:
         return window.reported + milliseconds(settings.emit_every) if settings.provisional else NEVER
 
     def _next_timer(self) -> int | None:
-        due = [at for at in (self._windows_due(), self.performance.timer) if at is not None]
+        due = [at for at in (self._windows_due(), self.performance.timer, self.meeting.due) if at is not None]
         return min(due, default=None)
 
     def _windows_due(self) -> int | None:
@@ -301,6 +360,11 @@ class Merge:
         yield from out.records
         if final:
             yield from self.performance.close(term, start, begin, end, place)
+
+
+def join_wait(model: Watched) -> int:
+    """How long a request and its response wait for each other, ms."""
+    return milliseconds(model.newest.monitor.spec.window.join_wait)
 
 
 class Panes:
@@ -423,6 +487,7 @@ class MergeProcessor(StatefulProcessor):
         self._series = handle.getMapState("series", "edition long, start long, part long", "body binary")
         self._waiting = handle.getMapState("waiting", WAITING, "body binary")
         self._performance = handle.getMapState("performance", PERFORMANCE, "body binary")
+        self._pending = handle.getValueState("pending", "body binary")
         self._crew = crew(self._task)
         self._batch = batch_number()
         self._marks: dict[Key, Mark] = {}
@@ -480,8 +545,9 @@ class MergeProcessor(StatefulProcessor):
         panes = Panes(self._panes, self._series, head.parts, model, segment)
         now, started = timers.getCurrentProcessingTimeInMs(), self._task.started
         performance = Performances(self._performance, self._waiting, head.measuring, model, segment, now)
+        meeting = Meeting(self._pending, head.meeting, join_wait(model), now)
         closed = self._frontier(name) if segment else ALWAYS
-        return Merge(model, segment, head, panes, performance, now, started, closed)
+        return Merge(model, segment, head, panes, performance, meeting, now, started, closed)
 
     def _frontier(self, model: str) -> int:
         if self._closed is None:
@@ -494,6 +560,7 @@ class MergeProcessor(StatefulProcessor):
         self._series.clear()
         self._waiting.clear()
         self._performance.clear()
+        self._pending.clear()
         for timer in list(self._handle.listTimers()):
             self._handle.deleteTimer(timer)
 

@@ -56,3 +56,33 @@ class Segmentation:
                 places = division.places(None if said is None else said.take(message), block.rows)
             found.append((places, division.names))
         return found
+
+    def of_answers(
+        self,
+        headers: pa.ListArray | None,
+        message: NDArray[np.int64],
+        request: NDArray[np.int64],
+        asked: list[tuple[NDArray[np.int32], tuple[str, ...]]],
+    ) -> list[tuple[NDArray[np.int32], tuple[str, ...]]]:
+        """The same for responses, which have no features: each is where its request is, or where its own header says.
+
+        The place is -1 while the request is not known.
+
+        Parameters
+        ----------
+        headers, message
+            As in `of`.
+        request
+            (rows,) which row of the requests each answers; -1 where it is not among them.
+        asked
+            What `of` says of the requests.
+        """
+        found = []
+        for (division, column), (of_requests, names) in zip(self._divisions, asked, strict=True):
+            places = np.append(of_requests, np.int32(-1))[request]
+            said = None if column is not None else header_column(headers, division.by.header or "", division.by.member)
+            if said is not None:
+                own = said.take(message)
+                places = np.where(own.codes >= 0, division.places(own, len(message)), places)
+            found.append((places, names))
+        return found

@@ -124,6 +124,9 @@ class WindowSection(Settings):
     """A changed window reports provisionally at most this often (processing time)."""
     provisional: bool = True
     """Whether windows report before they close."""
+    join_wait: Duration = timedelta(seconds=30)
+    """How long a request and its response wait for each other (processing time) where there are segments: features say of which segment a
+    prediction is. A response whose request does not come in that time is in no segment of a feature."""
     no_traffic: Duration | None = None
     """A model without any message for this long (processing time) is an alarm of its own, the event `noTraffic`. Windows without messages
     make no reports. Default: silence is no alarm."""

@@ -1,13 +1,14 @@
 """Labels that wait for their predictions remember where they came from: who waits in vain goes to the dead-letter topic."""
 
 import base64
+import json
 import time
 from typing import Any
 
 import msgspec
 
 from streaming.pane import rfc3339
-from streaming.protocol import Reason
+from streaming.protocol import Reason, parse_json
 from streaming.reports import DeadLetter
 from streaming.spec import ModelMonitor
 
@@ -45,9 +46,9 @@ _decode = msgspec.msgpack.Decoder(Letter).decode
 
 def alone(value: bytes, place: int, label: Any) -> bytes:
     """A message of one of the labels of a message, so that a thousand labels do not keep a thousand times a thousand."""
-    read = msgspec.json.decode(value)
+    read = parse_json(value)
     said = {"id": read["id"], "instance": read.get("instance", 0) + place, "label": label}
-    return msgspec.json.encode({**said, "time": read["time"]} if read.get("time") is not None else said)
+    return json.dumps({**said, "time": read["time"]} if read.get("time") is not None else said).encode()
 
 
 def dead_letter(monitor: ModelMonitor, letter: Letter, text: str) -> bytes:

@@ -13,7 +13,8 @@ from toy import STARTED
 from streaming.editions import ALWAYS, Crew, Task, Term, Watched
 from streaming.fold import RECORD, fold
 from streaming.marks import Key, Mark, Marks
-from streaming.merge import Head, Merge, Panes
+from streaming.meeting import Meeting
+from streaming.merge import Head, Merge, Panes, join_wait
 from streaming.performance import Performances
 from streaming.worker import Worker
 
@@ -34,6 +35,22 @@ class MapState(dict):
         del self[key]
 
 
+class ValueState:
+    """What `Meeting` asks of Spark's value state."""
+
+    def __init__(self) -> None:
+        self.value = None
+
+    def get(self):
+        return self.value
+
+    def update(self, value):
+        self.value = value
+
+    def clear(self):
+        self.value = None
+
+
 class Operator:
     """One key of the stateful stage; between two calls there is nothing but bytes, as between two batches of Spark."""
 
@@ -41,7 +58,7 @@ class Operator:
         self.model = Watched((Term(0, me),)) if isinstance(me, Worker) else me
         self.segment, self.started = segment, started
         self.state, self.series, self.head = MapState(), MapState(), b""
-        self.waiting, self.performance = MapState(), MapState()
+        self.waiting, self.performance, self.pending = MapState(), MapState(), ValueState()
         self.mark: Mark | None = None
         self.timer: int | None = None
         self.frontier: int | None = None
@@ -58,7 +75,8 @@ class Operator:
         before = head.frontier
         panes = Panes(self.state, self.series, head.parts, self.model, self.segment)
         performance = Performances(self.performance, self.waiting, head.measuring, self.model, self.segment, now)
-        merge = Merge(self.model, self.segment, head, panes, performance, now, self.started, closed)
+        meeting = Meeting(self.pending, head.meeting, join_wait(self.model), now)
+        merge = Merge(self.model, self.segment, head, panes, performance, meeting, now, self.started, closed)
         found = list(merge.absorb(rows)) if rows is not None else []
         found += merge.advance()
         merge.panes.write()

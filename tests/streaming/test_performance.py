@@ -50,6 +50,11 @@ def flights(rows: int, seed: int, high: float = 6.0) -> pd.DataFrame:
     )
 
 
+def flat(headers):
+    """As `streaming.headers.FLAT` writes them."""
+    return "\0".join([str(len(headers)), *(text for pair in headers.items() for text in pair)]).encode()
+
+
 class Stream:
     """A monitor by hand, and the topics that it reads."""
 
@@ -103,6 +108,10 @@ class Stream:
     def _batch(self, messages, topic):
         n, first = len(messages), self.offset
         self.offset += n
+        headers = [
+            flat(message.pop("headers")) if isinstance(message, dict) and "headers" in message else None
+            for message in messages
+        ]
         values = [message if isinstance(message, bytes) else json.dumps(message).encode() for message in messages]
         return pa.record_batch(
             {
@@ -112,7 +121,7 @@ class Stream:
                 "offset": pa.array(np.arange(first, first + n)),
                 "timestamp": pa.array(np.full(n, NOW * S)).cast(pa.timestamp("us", "UTC")),
                 "topic": pa.array([topic] * n),
-                "headers": pa.nulls(n, pa.binary()),
+                "headers": pa.array(headers, pa.binary()),
             }
         )
 
@@ -189,7 +198,7 @@ def test_labels_may_come_before_their_predictions(tmp_path):
 
 def test_a_label_without_a_prediction_is_a_dead_letter_after_its_wait(tmp_path):
     stream = Stream(tmp_path, performance=SHORT)
-    one, many = {"id": "nobody", "label": 1.5}, {"id": "none", "instance": 3, "labels": [1, 2.5], "time": 1.7e9}
+    one, many = {"id": "nobody", "label": 1.5}, {"id": "none", "instance": 3, "labels": [2**70, 2.5], "time": 1.7e9}
     stream.send(labels=[one, many, b'{"id": "half'])
     assert [letter["reason"] for letter in stream.of("deadletter")] == ["malformed_json"]
     assert stream.operator.timer <= stream.now + 21 * S
@@ -202,7 +211,7 @@ def test_a_label_without_a_prediction_is_a_dead_letter_after_its_wait(tmp_path):
         ("unmatched_label", "toy-labels", 0), ("unmatched_label", "toy-labels", 1), ("unmatched_label", "toy-labels", 1)
     ]  # fmt: skip
     assert [json.loads(base64.b64decode(letter["value"])) for letter in letters] == [
-        one, {"id": "none", "instance": 3, "label": 1, "time": 1.7e9}, {"id": "none", "instance": 4, "label": 2.5, "time": 1.7e9}
+        one, {"id": "none", "instance": 3, "label": 2**70, "time": 1.7e9}, {"id": "none", "instance": 4, "label": 2.5, "time": 1.7e9}
     ]  # fmt: skip
     assert len({letter["id"] for letter in letters}) == 3
     assert not stream.operator.waiting
@@ -436,3 +445,115 @@ def test_other_predictions_than_before_do_not_meet_the_labels_of_those(tmp_path)
     assert (record["prediction"], record["counts"]["waiting"]) == ("fare", 50)
     assert stream.send(labels=stream.labels(table)) == []
     assert stream.head().measuring.index.predictions == {}
+
+
+CARRIERS = "{by: [carrier]}"
+
+
+def drained(stream):
+    """Windows of segments close a batch after those of their model."""
+    for k in range(3):
+        stream.tick(100 + k)
+    return stream
+
+
+def test_segments_divide_the_predictions_however_batches_are_cut(tmp_path):
+    """Requests and responses side by side, one batch after the other, and the responses first."""
+    found, table = [], flights(400, 1)
+    for way in range(4):
+        stream = Stream(tmp_path / str(way), segments=CARRIERS)
+        both, labels = stream.answers(table), stream.labels(table)
+        requests, responses = both[::2], both[1::2]
+        if way == 0:
+            stream.send(both, labels)
+        elif way == 1:
+            stream.send(requests, labels[:100])
+            stream.send(responses, labels[100:], cut=3)
+        elif way == 2:
+            stream.send(responses, labels, cut=2)
+            stream.send(requests)
+        else:
+            for k in range(5):
+                stream.send(both[k::5], labels[k::5], cut=2)
+        drained(stream)
+        found.append({})
+        for carrier in ("AA", "B6", "DL"):
+            mine, name = table[table["carrier"] == carrier], f"carrier={carrier}"
+            record = stream.finals(name)["00"]
+            assert record["counts"]["predictions"] == record["counts"]["labelled"] == len(mine)
+            assert record["counts"]["duplicates"] is None
+            mae = mean_absolute_error(mine["truth_of_fare"], mine["fare"])
+            assert record["metrics"]["mae"] == pytest.approx(mae, rel=1e-12)
+            statistics = [one for one in stream.of("statistics", name) if one["window"]["start"][17:19] == "00"][-1]
+            drift = [one for one in stream.of("drift", name) if one["window"]["start"][17:19] == "00"][-1]
+            assert statistics["counts"]["responses"] == len(mine)
+            assert {column["name"] for column in drift["columns"] if column["source"] == "response"} == {"fare"}
+            found[-1][carrier] = [record["metrics"], record["reference"], drift["columns"]]
+        assert stream.finals()["00"]["counts"]["predictions"] == 400
+        assert stream.finals("carrier=(other)") == {}
+    for other in found[1:]:
+        assert json.loads(json.dumps(other), parse_float=lambda x: round(float(x), 9)) == json.loads(
+            json.dumps(found[0]), parse_float=lambda x: round(float(x), 9)
+        )
+
+
+def test_a_response_without_its_request_is_in_no_segment(tmp_path):
+    stream, table = (
+        Stream(tmp_path, segments=CARRIERS, window=WINDOW.replace("emitEvery", "joinWait: 20s, emitEvery")),
+        flights(40, 1),
+    )
+    both = stream.answers(table)
+    stream.send(both[1::2])
+    operator = stream.whole.operators["toy", "carrier=AA"]
+    assert operator.timer == stream.now + 20 * S
+    assert len(operator.pending.value[0]) < 60 * 40 + 200
+    stream.send(now=operator.timer)
+    assert operator.pending.value is None
+    stream.send(both[::2])
+    drained(stream)
+    assert stream.of("performance")[0]["counts"]["predictions"] == 40
+    assert not stream.of("performance", "carrier=AA")
+    stream.send(now=stream.now + 30 * S)
+    assert all(one.pending.value is None for one in stream.whole.operators.values())
+
+
+def test_instances_of_one_request_may_be_in_several_segments(tmp_path):
+    stream = Stream(tmp_path, segments=CARRIERS)
+    shared = {"id": "r", "time": START / S + 1}
+    request = {"type": "request", **shared, "payload": {"instances": [[1.0, "AA"], [2.0, "B6"], [3.0, "AA"]]}}
+    response = {"type": "response", **shared, "payload": {"predictions": [1.0, 2.0, 3.0]}}
+    stream.send([request])
+    stream.send([response], [{"id": "r", "labels": [2.0, 4.0, 6.0]}])
+    drained(stream)
+    assert stream.finals("carrier=AA")["00"]["metrics"]["mae"] == 2.0
+    assert stream.finals("carrier=B6")["00"]["metrics"]["mae"] == 2.0
+
+
+def test_headers_put_a_response_into_its_segment_and_else_its_request_does(tmp_path):
+    stream = Stream(tmp_path, segments="{by: [{header: country, values: [de, fr]}]}")
+    table = flights(6, 1)
+    both = stream.answers(table)
+    for one in both[::2]:
+        one["headers"] = {"country": "de"}
+    both[1]["headers"] = {"country": "fr"}
+    both[3]["headers"] = {"country": "it"}
+    stream.send(both, stream.labels(table))
+    drained(stream)
+    predictions = {
+        name: stream.finals(f"country={name}").get("00", {}).get("counts", {}).get("predictions")
+        for name in ("de", "fr", "(other)")
+    }
+    assert predictions == {"de": 4, "fr": 1, "(other)": 1}
+    (unjudged,) = stream.finals("country=de").values()
+    assert (unjudged["reference"], unjudged["counts"]["labelled"]) == (None, 4)
+    assert "no header 'country'" in unjudged["unestimated"]
+
+
+def test_labels_of_other_segments_are_let_go_silently(tmp_path):
+    stream, table = Stream(tmp_path, performance=SHORT, segments=CARRIERS), flights(100, 1)
+    stream.send(stream.answers(table), stream.labels(table))
+    assert stream.whole.operators["toy", "carrier=DL"].waiting
+    stream.send(now=stream.now + 25 * S)
+    for name in ("AA", "B6", "DL", "(other)"):
+        assert not stream.head(f"carrier={name}").measuring.index.labels
+    assert stream.of("deadletter") == []
