@@ -180,13 +180,14 @@ class Merge:
         head.meeting = self.meeting.due
         head.frontier = max(head.frontier, self.closed if self.segment else self._watermark())
         yield from self.performance.match(head.frontier)
+        sums = _Sums(self.panes)
         for term, start in self._windows():
             window = head.windows[term.number][start]
             if self._is_over(term, start):
-                yield from self._report(term, start, window, final=True)
+                yield from self._report(term, start, window, sums, final=True)
                 del head.windows[term.number][start]
             elif window.changed and self._provisional_due(term, window) <= self.now:
-                yield from self._report(term, start, window, final=False)
+                yield from self._report(term, start, window, sums, final=False)
         for number in [number for number, windows in head.windows.items() if not windows]:
             del head.windows[number]
         for number, start in self.panes.places():
@@ -330,11 +331,13 @@ class Merge:
             over = idle or [end + self._delay for end in ends[:1]]
         return min((at for at in (*due, *over) if at < NEVER), default=None)
 
-    def _report(self, term: Term, start: int, window: _Open, *, final: bool) -> Iterator[tuple[str, bytes]]:
+    def _report(
+        self, term: Term, start: int, window: _Open, sums: "_Sums", *, final: bool
+    ) -> Iterator[tuple[str, bytes]]:
         window.revision, window.reported, window.changed = window.revision + 1, self.now, False
         head, me = self.head, term.me
         if me.every is None:
-            whole = self.panes.sum(term.number, range(start, start + me.duration, me.pane))
+            whole = sums.of(term, start)
             begin, end, first, place = start, start + me.duration, start, None
         else:
             whole = self.panes.sum(term.number, range(1))
@@ -471,6 +474,53 @@ class Panes:
         if len(self._read) >= MOST_PANES:
             self.write()
             self._read.clear()
+
+
+class _Sums:
+    """Sums of the panes of windows that overlap, asked for in the order of their starts.
+
+    Time is cut into blocks as long as a window, so a window is the end of one block and the beginning of the next. Both are added up once
+    for all windows: about three additions a window, however many panes it has (van Herk, 1992; Gil and Werman, 1993).
+    """
+
+    def __init__(self, panes: Panes) -> None:
+        self._panes = panes
+        self._ends: dict[tuple[int, int], Pane] = {}
+        """Edition and start -> sum from there to the end of its block; of one block at a time."""
+        self._block: tuple[int, int] | None = None
+        self._beginning: tuple[int, int, int, Pane] | None = None
+        """Edition, block, how far, and the sum of the block up to there."""
+
+    def of(self, term: Term, start: int) -> Pane:
+        """The sum of a window."""
+        me, edition = term.me, term.number
+        if me.duration <= 2 * me.pane:
+            return self._panes.sum(edition, range(start, start + me.duration, me.pane))
+        block = start // me.duration * me.duration
+        end = self._end(edition, block, start, me)
+        return end if start == block else end + self._start(edition, block + me.duration, start + me.duration, me)
+
+    def _end(self, edition: int, block: int, start: int, me: Worker) -> Pane:
+        """Of the panes from `start` to the end of the block."""
+        if self._block != (edition, block):
+            self._block, self._ends = (edition, block), {}
+        if (edition, start) not in self._ends:
+            whole = self._panes.worker(edition).no_rows
+            for at in range(block + me.duration - me.pane, start - 1, -me.pane):
+                pane = self._panes.get(edition, at)
+                whole = whole if pane is None else pane + whole
+                self._ends[edition, at] = whole
+        return self._ends[edition, start]
+
+    def _start(self, edition: int, block: int, upto: int, me: Worker) -> Pane:
+        """Of the panes of the block that begin before `upto`."""
+        known = self._beginning
+        if known is None or known[:2] != (edition, block) or known[2] > upto:
+            known = (edition, block, block, self._panes.worker(edition).no_rows)
+        _, _, done, whole = known
+        whole += self._panes.sum(edition, range(done, upto, me.pane))
+        self._beginning = (edition, block, upto, whole)
+        return whole
 
 
 class MergeProcessor(StatefulProcessor):

@@ -17,6 +17,7 @@ from detectors.statistics.block import Block, Codes
 from detectors.statistics.table import summarise
 from streaming.fold import CLOCK, LATE, PANE
 from streaming.merge import Head
+from streaming.pane import Pane
 from streaming.publish import _corrected
 from streaming.reports import ColumnDrift
 from streaming.worker import Worker
@@ -262,3 +263,20 @@ def test_a_correction_only_takes_drift_back():
     given = [column("a", 0.001, drifted=False), column("b", 0.04, drifted=True), column("c", 0.9, drifted=True)]
     answered = [(KolmogorovSmirnov(), one) for one in given]
     assert [one.drifted for _, one in _corrected(answered)] == [False, False, True]
+
+
+def test_overlapping_windows_are_summed_with_few_additions(tmp_path, monkeypatch):
+    window = "{duration: 60s, slide: 1s, watermarkDelay: 0s, idleTimeout: 5s, emitEvery: 0s}"
+    me = worker_of(monitor_of(tmp_path, window=window))
+    stream = Stream(me)
+    rows = {at: 1 + at % 3 for at in range(0, 150) if at % 7}
+    stream.batch(*[(0, at) for at, many in rows.items() for _ in range(many)])
+    added, plain = [], Pane.__add__
+    monkeypatch.setattr(Pane, "__add__", lambda a, b: (added.append(1), plain(a, b))[1])
+    found = stream.batch((0, 149))
+    monkeypatch.undo()
+    counted = {r.start: r.counts["requests"] for r in found if r.kind == "statistics"}
+    rows[149] += 1
+    assert counted == {start: sum(rows.get(at, 0) for at in range(int(start), int(start) + 60)) for start in counted}
+    assert len(counted) == 60
+    assert len(added) < 4 * 60
