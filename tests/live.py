@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
+from streaming.spec import ModelMonitor
+
 
 @contextmanager
 def running(path: Path) -> Iterator[subprocess.Popen]:
@@ -32,6 +34,27 @@ def running(path: Path) -> Iterator[subprocess.Popen]:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
+
+
+def kill(process: subprocess.Popen) -> float:
+    """End driver and JVM as the kernel would, out of memory; returns when, s since the epoch."""
+    at = time.time()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return at
+
+
+def workers(process: subprocess.Popen) -> list[int]:
+    """Python workers of a monitor's Spark: processes that its daemon has forked."""
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    known = {
+        int(pid): (int(parent), args) for pid, parent, args in (line.split(None, 2) for line in listing.splitlines())
+    }
+    mine = {process.pid}
+    while more := {pid for pid, (parent, _) in known.items() if parent in mine} - mine:
+        mine |= more
+    daemons = {pid for pid in mine if "pyspark.daemon" in known.get(pid, (0, ""))[1]}
+    return sorted(pid for pid in daemons if known[pid][0] in daemons)
 
 
 def stop(process: subprocess.Popen) -> int:
@@ -63,6 +86,18 @@ def read(broker, topic: str) -> list[dict]:
         found.append(json.loads(record.value()))
     consumer.close()
     return found
+
+
+def records(broker, monitor: ModelMonitor) -> dict[str, list[dict]]:
+    """Everything that a monitor has written, by kind."""
+    topics = monitor.topics
+    kinds = {
+        "outlier": topics.outliers,
+        "statistics": topics.statistics,
+        "drift": topics.drift,
+        "deadletter": topics.deadletter,
+    }
+    return {kind: read(broker, topic) for kind, topic in kinds.items()}
 
 
 def wait_for(what, process: subprocess.Popen, log: Path, seconds: float = 180):
