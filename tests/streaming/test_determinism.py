@@ -88,9 +88,14 @@ def test_reports_do_not_depend_on_partitions_and_batches(reading, calm, folder, 
 
 
 def test_a_clock_that_jumps_back_changes_no_final_report(calm, folder):
-    """An hour in the middle, and a little again and again, as NTP does it; windows close by event time, which does not jump."""
+    """Half an hour in the middle, and a little again and again, as NTP does it: windows close by event time, which does not jump.
+
+    What waits for the clock waits for as much longer as it jumped: provisional reports of open windows, and final ones of silent
+    streams and silent segments.
+    """
     reading = Reading(2, tuple((end, end) for end in (15.0, 30.0, 45.0)))
-    found = reported(folder, "back", reading, [0, 0, 3_600_000, 3_601_500, 3_603_000])
+    half_an_hour = 1_800_000
+    found = reported(folder, "back", reading, [0, 0, half_an_hour, half_an_hour + 1500, half_an_hour + 3000])
     same(calm, found, STREAM, moved=True)
 
 
