@@ -107,6 +107,11 @@ class Connection(asyncio.Protocol):
         self._request = request
         self._transport.write(data)
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server has closed it; that it is lost is said a moment later."""
+        return self._transport is None or self._transport.is_closing()
+
     def data_received(self, data: bytes) -> None:
         """An answer, or a part of it."""
         self._received += data
@@ -117,7 +122,8 @@ class Connection(asyncio.Protocol):
         if len(body) < (int(length[1]) if length else 0):
             return
         self._received, request, self._request = b"", self._request, -1
-        self._client.answered(self, request, int(head[9:12]))
+        if request >= 0:  # else nobody asked: the server is about to close
+            self._client.answered(self, request, int(head[9:12]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server has closed, or the benchmark is over."""
@@ -132,12 +138,14 @@ class Client:
 
     def __init__(self, phase: Phase, port: int, bodies: Sequence[bytes]) -> None:
         self._phase, self._port = phase, port
-        self._free: list[Connection] = []
+        self._free: deque[Connection] = deque()
+        """They take turns: the logger closes one on which nothing comes."""
         self._open: set[Connection] = set()
         self._waiting: deque[int] = deque()
         self._next = self._done = 0
         self._second, self._date = -1, b""
         self._over = asyncio.Event()
+        self._reconnecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._heads = [
             b"POST / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: %d\r\n"
@@ -152,32 +160,41 @@ class Client:
         """Until every request has its answer, or has waited for long enough."""
         phase = self._phase
         for _ in range(phase.connections):
-            _, connection = await self._loop.create_connection(lambda: Connection(self), "127.0.0.1", self._port)
-            self._open.add(connection)
-            self._free.append(connection)
-        self._begin = self._loop.time() + 0.005
-        wall = (time.time() + self._begin - self._loop.time()) * 1000
-        phase.due[:] = wall + np.arange(phase.count) * (1000 / phase.rate)
+            await self._connect()
+        self._begin = time.monotonic()
+        phase.due[:] = time.time_ns() / 1e6 + np.arange(phase.count) * (1000 / phase.rate)
         self._tick()
         try:
             await asyncio.wait_for(self._over.wait(), phase.count / phase.rate + _PATIENCE_S)
         except TimeoutError:
             print(f"{phase.count - self._done} requests have no answer after {_PATIENCE_S:.0f} s", flush=True)
+        self._over.set()
+        for task in self._reconnecting:
+            task.cancel()
+        await asyncio.gather(*self._reconnecting, return_exceptions=True)
         for connection in tuple(self._open):
             assert connection._transport is not None  # noqa: SLF001 - it was connected
             connection._transport.abort()  # noqa: SLF001
 
+    async def _connect(self) -> None:
+        _, connection = await self._loop.create_connection(lambda: Connection(self), "127.0.0.1", self._port)
+        self._open.add(connection)
+        self._free.append(connection)
+
     def _tick(self) -> None:
-        now = self._loop.time()
-        due = min(self._phase.count, int((now - self._begin) * self._phase.rate) + 1)
+        now = time.monotonic() - self._begin
+        due = min(self._phase.count, int(now * self._phase.rate) + 1)
         self._waiting.extend(range(self._next, due))
         self._next = max(self._next, due)
         self._send()
         if self._next < self._phase.count:
-            self._loop.call_at(self._begin + self._next / self._phase.rate, self._tick)
+            self._loop.call_later(max(self._next / self._phase.rate - now, 0.0), self._tick)
 
     def _send(self) -> None:
         while self._waiting and self._free:
+            connection = self._free.popleft()
+            if connection.is_closing:
+                continue
             request = self._waiting.popleft()
             number = self._phase.first + request
             now = time.time_ns()
@@ -186,7 +203,7 @@ class Client:
                 self._second, self._date = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
             self._phase.sent[request] = now / 1e6
             body = number % POOL
-            self._free.pop().post(
+            connection.post(
                 request,
                 b"%s%08x-4a5e-4c6b-9d7f-4a5e4c6b9d7f\r\nCe-Time: %s.%09dZ\r\n\r\n%s"
                 % (self._heads[body], number, self._date, nanoseconds, self._bodies[body]),
@@ -206,12 +223,14 @@ class Client:
         self._count()
 
     def gone(self, connection: Connection) -> None:
-        """A connection was closed."""
+        """A connection was closed: another takes its place."""
         self._open.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
-        if not self._open:
-            self._over.set()
+        if not self._over.is_set():
+            task = self._loop.create_task(self._connect())
+            self._reconnecting.add(task)
+            task.add_done_callback(self._reconnecting.discard)
 
     def _count(self) -> None:
         self._done += 1
@@ -220,9 +239,10 @@ class Client:
 
 
 def phases(scale: float, warm_up: float) -> list[Phase]:
-    """To get warm, the three that count, and a tail until the last windows of these have closed."""
+    """To wake the workers, to get warm, the three that count, and a tail until the last windows of these have closed."""
     tail = (WINDOW + DELAY) / 1000 + 4
     shapes = [
+        (100, 8, 2.0),
         (1000, 32, warm_up),
         *((rate, connections, SECONDS * scale) for rate, connections in PLAN),
         (500, 8, tail),
@@ -265,7 +285,12 @@ def measure(folder: Path, made: Sequence[Phase]) -> "Outcome":
             )
             port = int(address[1])
             wait_for(lambda: _is_ready(port), logger, logger_log, 60, "the logger's readiness")
-            uvloop.run(run(made, port, bodies_of(rng, 1, 4)))
+            bodies = bodies_of(rng, 1, 4)
+            uvloop.run(run(made[:1], port, bodies))
+            wait_for(
+                lambda: records(broker, monitor.topics.statistics, Report), watcher, monitor_log, 180, "a first report"
+            )
+            uvloop.run(run(made[1:], port, bodies))
             counted = np.concatenate([phase.sent[phase.taken] for phase in made[:-1]]).astype(np.int64)
             print("waiting until all windows are final", flush=True)
             last = int(counted.max()) // WINDOW * WINDOW
@@ -274,7 +299,7 @@ def measure(folder: Path, made: Sequence[Phase]) -> "Outcome":
                 seen = Windows.of(records(broker, monitor.topics.drift, Report), WINDOW)
                 return last in seen.final()
 
-            wait_for(closed, watcher, monitor_log, 90, "the last window's drift")
+            wait_for(closed, watcher, monitor_log, 180, "the last window's drift")
         return Outcome(
             records(broker, monitor.topics.outliers, Outlier),
             Windows.of(records(broker, monitor.topics.statistics, Report), WINDOW),
@@ -312,7 +337,7 @@ def waits(outcome: Outcome, made: Sequence[Phase], results: Results) -> dict[int
     for at, outlier in outcome.outliers:
         flagged[outlier.number] = min(at, flagged.get(outlier.number, at))
     found: dict[int, dict[str, Floats]] = {}
-    for phase, times in zip(made[1:-1], sent[1:-1], strict=True):
+    for phase, times in zip(made[2:-1], sent[2:-1], strict=True):
         since = phase.due[phase.taken]
         first, final = outcome.statistics.waits(times, since)
         numbers = phase.first + np.flatnonzero(phase.taken)
@@ -339,14 +364,14 @@ def figures(found: dict[int, dict[str, Floats]], made: Sequence[Phase], results:
             for rate, value in by_rate.items():
                 results.figure(f"{kind}_p{p}_s_at_{rate}", value)
             results.figure(f"{kind}_p{p}_s", max(by_rate.values()))
-    for phase in made[1:-1]:
+    for phase in made[2:-1]:
         took = phase.answered[phase.taken] - phase.sent[phase.taken]
         behind = (phase.sent - phase.due)[~np.isnan(phase.sent)]
         for p in (50, 99):
             results.figure(f"logger_p{p}_ms_at_{phase.rate}", float(np.percentile(took, p)))
         results.figure(f"behind_p99_ms_at_{phase.rate}", max(float(np.percentile(behind, 99)), 0.0))
-    results.figure("requests", sum(phase.count for phase in made[1:-1]))
-    results.figure("not_2xx", sum(int((~phase.taken).sum()) for phase in made[1:-1]))
+    results.figure("requests", sum(phase.count for phase in made[2:-1]))
+    results.figure("not_2xx", sum(int((~phase.taken).sum()) for phase in made[2:-1]))
     for kind, seconds in THEIRS_S.items():
         results.note(
             f"{kind}_p75_s: {results.figures[f'{kind}_p75_s']:.2f} s; the published system, seven nodes: {seconds} s"
@@ -403,7 +428,7 @@ def main() -> None:
     results = Results("thesis")
     made = phases(chosen.scale, chosen.warm_up)
     with (
-        limited(sum(phase.count / phase.rate + _PATIENCE_S for phase in made) + 420),
+        limited(sum(phase.count / phase.rate + _PATIENCE_S for phase in made) + 900),
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
     ):
         found = waits(measure(Path(folder), made), made, results)
