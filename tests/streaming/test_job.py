@@ -232,7 +232,9 @@ def test_a_stopped_monitor_goes_on_where_it_was(kafka, tmp_path):
 
 
 def test_a_checkpoint_with_other_partitions_is_refused_before_spark_starts(kafka, tmp_path):
-    path, monitor = config(tmp_path, kafka, "stamp", job=f"{{checkpoint: {tmp_path / 'checkpoint'}, statePartitions: 3}}")
+    path, monitor = config(
+        tmp_path, kafka, "stamp", job=f"{{checkpoint: {tmp_path / 'checkpoint'}, statePartitions: 3}}"
+    )
     plan.write(monitor.spec.job.checkpoint, plan.Plan(state_partitions=2))
     began = time.monotonic()
     done = subprocess.run(

@@ -269,7 +269,7 @@ def test_overlapping_windows_are_summed_with_few_additions(tmp_path, monkeypatch
     window = "{duration: 60s, slide: 1s, watermarkDelay: 0s, idleTimeout: 5s, emitEvery: 0s}"
     me = worker_of(monitor_of(tmp_path, window=window))
     stream = Stream(me)
-    rows = {at: 1 + at % 3 for at in range(0, 150) if at % 7}
+    rows = {at: 1 + at % 3 for at in range(150) if at % 7}
     stream.batch(*[(0, at) for at, many in rows.items() for _ in range(many)])
     added, plain = [], Pane.__add__
     monkeypatch.setattr(Pane, "__add__", lambda a, b: (added.append(1), plain(a, b))[1])
