@@ -4,8 +4,10 @@ The only place that starts Spark, joins source to sink and waits. While the quer
 published baselines and silent models; what is new takes effect between two batches, by a new run of the query in the same Spark.
 """
 
+import math
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -24,7 +26,7 @@ from reference.errors import DriftlineError
 from reference.store import Store
 from streaming.checkpoint import check as check_checkpoint
 from streaming.checkpoint import explain
-from streaming.errors import BaselineMismatch, IncompatibleCheckpoint
+from streaming.errors import BaselineMismatch, IncompatibleCheckpoint, StreamingError
 from streaming.events import Events, say
 from streaming.fleet import Fleet, Reading
 from streaming.lease import Lease
@@ -52,6 +54,8 @@ _LOOK_S = 0.2
 _SILENCE_S = 1.0
 _MOST_FAILURES, _FAILURES_S = 3, 600.0
 """So many failures of the query in so long a time are one too many: then whoever started the monitor decides."""
+_FULL_BYTES = 1 << 20
+"""A disk with less free is full."""
 _RUNTIME = "org.apache.spark.sql.execution.streaming.runtime"
 _LOGGING = Path(__file__).with_name("log4j2.properties").resolve()
 
@@ -185,6 +189,7 @@ class Monitoring:
         reason = "start"
         while True:
             self._refusals()
+            self._has_room()
             self._adopt(spark)
             query = self._start(spark)
             self.health.started(query, reason)
@@ -197,7 +202,7 @@ class Monitoring:
                 self.health.ended(lease.lost)
                 say(f"{lease.lost}: stopped at once")
                 return 1
-            reason = outcome
+            reason = "change" if outcome == "changed" else "failure"
             self.health.ended()
             if outcome == "failed":
                 now = time.monotonic()
@@ -280,15 +285,29 @@ class Monitoring:
                 _drain(query, spark)
                 return "failed" if query.exception() is not None else "stopped"
             now = time.monotonic()
-            if now >= listen and query.lastProgress is not None:
+            if now >= listen:
                 listen = now + _SILENCE_S
-                self._listen()
+                self._has_room(query)
+                if query.lastProgress is not None:
+                    self._listen()
             if now >= look:
                 look = now + self.job.refresh_interval.total_seconds()
                 if self._has_changed() and query.lastProgress is not None:
                     _drain(query, spark)
                     return "failed" if query.exception() is not None else "changed"
         return "failed" if query.exception() is not None else "stopped"
+
+    def _has_room(self, query: "StreamingQuery | None" = None) -> None:
+        """Raise StreamingError when the checkpoint's disk is full: a query may hang then instead of failing.
+
+        Spark's server of the state dies of the error (an FSError, which it does not catch), and the Python worker waits for its answer for ever.
+        """
+        checkpoint = self.job.checkpoint.removeprefix("file://")
+        if "://" in checkpoint or shutil.disk_usage(checkpoint).free >= _FULL_BYTES:
+            return
+        if query is not None:
+            query.stop()
+        raise StreamingError(str(explain("No space left on device")))
 
     def _has_changed(self) -> bool:
         """Look at files, stores and topics again; whether the query should be run anew."""
@@ -466,6 +485,9 @@ def session(monitor: ModelMonitor) -> "SparkSession":
         "spark.executor.instances": str(job.executors.instances),
         # Descriptions of settings are read from the source code: a second of every worker's start, and nothing in it needs them.
         "spark.executorEnv.DRIFTLINE_IN_WORKER": "1",
+        # A worker that is silent for so long hangs, and is started again: by default Spark waits for ever.
+        "spark.python.worker.idleTimeoutSeconds": str(math.ceil(job.metrics.stalled_after.total_seconds())),
+        "spark.python.worker.killOnIdleTimeout": "true",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": str(job.state_partitions),
