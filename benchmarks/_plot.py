@@ -100,20 +100,22 @@ class Panel:
         parts.append(
             el("text", self.y.label, x=left + 14, y=middle, text_anchor="middle", fill="#555", transform=turned)
         )
-        for number, rule in enumerate(self.rules):
-            ends = (
-                {"x1": x0, "x2": x1, "y1": up(rule.at), "y2": up(rule.at)}
-                if rule.across
-                else {"x1": at(rule.at), "x2": at(rule.at), "y1": y0, "y2": y1}
-            )
+        upright = 0
+        for rule in self.rules:
+            if rule.across:
+                x, y, anchor = x0 + 4, up(rule.at) - 4, "start"
+                ends = {"x1": x0, "x2": x1, "y1": up(rule.at), "y2": up(rule.at)}
+            else:
+                left_of = self.x.place(rule.at) < 0.8
+                x, y, anchor = (
+                    at(rule.at) + (-4 if left_of else 4),
+                    y1 + 12 + 13 * upright,
+                    "end" if left_of else "start",
+                )
+                ends = {"x1": at(rule.at), "x2": at(rule.at), "y1": y0, "y2": y1}
+                upright += 1
             parts.append(el("line", **ends, stroke="#b00020", stroke_dasharray="4 3"))
-            where = (
-                {"x": x0 + 4, "y": up(rule.at) - 4}
-                if rule.across
-                else {"x": at(rule.at) - 4, "y": y1 + 12 + 13 * number}
-            )
-            anchor = "start" if rule.across else "end"
-            parts.append(el("text", rule.label, **where, fill="#b00020", text_anchor=anchor, font_size=10))
+            parts.append(el("text", rule.label, x=x, y=y, fill="#b00020", text_anchor=anchor, font_size=10))
         for line in self.lines:
             for points in _runs(line):
                 path = " ".join(f"{at(x):.1f},{up(y):.1f}" for x, y in points)

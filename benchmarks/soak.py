@@ -118,7 +118,8 @@ def sample(
         "jvm_mib": used.jvm,
         "worker_mib": used.workers,
         "driver_mib": used.driver,
-        "state_mib": now.get("driftline_state_memory_bytes", nothing) / 2**20,
+        "state_mib": (now.get("driftline_state_memory_bytes", nothing) + now.get("driftline_state_disk_bytes", 0))
+        / 2**20,
         "state_rows": now.get("driftline_state_rows", nothing),
         "batch_s": seconds / batches if batches else nothing,
         "lag": now.get("driftline_input_lag_messages", nothing),
@@ -152,10 +153,11 @@ def soak(folder: Path, minutes: float, models: int, per_second: int, results: Re
                 f"soak{number:02d}",
                 broker,
                 4,
-                partitions=PARTITIONS,
                 checkpoint=folder / "checkpoint",
                 window=window,
                 job=job,
+                # Hundreds of topics take a broker a while.
+                kafka={"bootstrapServers": broker.bootstrap_servers, "partitions": PARTITIONS, "topicTimeout": "3m"},
             )
             for number in range(models)
         ]
@@ -181,6 +183,10 @@ def soak(folder: Path, minutes: float, models: int, per_second: int, results: Re
             )[1]
             wait_for(lambda: "reading from" in log.read_text(), process, log, 180, "its query")
             root = psutil.Process(process.pid)
+            # Workers start and import before anything is measured.
+            first = send(broker, topics, per_second, max(2 * models / per_second, 0.1), bodies, partitions=PARTITIONS)
+            done = monitors[-1].topics.statistics
+            wait_for(lambda: records(broker, done, Report), process, log, 300, "a first report")
             listener.start()
             sender.start()
             try:
@@ -192,7 +198,7 @@ def soak(folder: Path, minutes: float, models: int, per_second: int, results: Re
             finally:
                 stopped.set()
                 heard = listener.stop()
-        _nothing_lost(broker, monitors, sent[0], results)
+        _nothing_lost(broker, monitors, [first, sent[0]], results)
     _figures(table, begun, live, heard, seconds, results)
     minute = (heard[:, 0] - begun) // 60_000
     late = (heard[:, 1] - heard[:, 0]) / 1000
@@ -246,16 +252,19 @@ def _wait_for_the_end(
                 left.discard(topic)
 
 
-def _nothing_lost(broker: EmbeddedKafka, monitors: Sequence[ModelMonitor], sent: Ints, results: Results) -> None:
+def _nothing_lost(
+    broker: EmbeddedKafka, monitors: Sequence[ModelMonitor], sent: Sequence[Ints], results: Results
+) -> None:
     windows = requests = 0
     for number, monitor in enumerate(monitors):
-        mine = sent[number :: len(monitors)]
+        mine = np.concatenate([some[number :: len(monitors)] for some in sent])
         reports = Windows.of(records(broker, monitor.topics.statistics, Report), WINDOW)
         one, many = reports.check(mine)
         windows, requests = windows + one, requests + many
         dead = records(broker, monitor.topics.deadletter, dict)
         assert not dead, f"{monitor.name}: {dead[0]}"
-    assert requests == len(sent), f"{len(sent)} requests were sent, {requests} are in final windows"
+    total = sum(map(len, sent))
+    assert requests == total, f"{total} requests were sent, {requests} are in final windows"
     results.note(f"{requests:,} requests in {windows:,} windows of {len(monitors)} models, each counted once")
     results.figure("requests", requests)
 
