@@ -442,7 +442,7 @@ class Performances:
             term = self._model.term(edition)
             if term is not None:
                 self._yardsticks[edition] = self._of_term(term)
-            elif edition in self._places.of:
+            elif self._state.containsKey((edition, _ABOUT)):
                 (data,) = self._state.getValue((edition, _ABOUT))
                 self._yardsticks[edition] = Yardstick.from_bytes(bytes(data))
             else:
