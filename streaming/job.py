@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +26,7 @@ from reference.errors import DriftlineError
 from reference.store import Store
 from streaming.checkpoint import check as check_checkpoint
 from streaming.checkpoint import explain
-from streaming.errors import BaselineMismatch, IncompatibleCheckpoint, StreamingError
+from streaming.errors import BaselineMismatch, IncompatibleCheckpoint, KafkaError, StreamingError
 from streaming.events import Events, say
 from streaming.fleet import Fleet, Reading
 from streaming.lease import Lease
@@ -243,7 +243,7 @@ class Monitoring:
             self.plan.bound = None
         kafka = {topic: self._kafka_of(model) for topic, model in self.plan.inputs().items()}
         write_plan(checkpoint, self.plan)
-        again = reconcile(spark, checkpoint, self.plan, kafka, self._ids(kafka))
+        again = reconcile(spark, checkpoint, self.plan, kafka, self._all_ids(kafka))
         write_plan(checkpoint, self.plan)
         for change in changes:
             monitor = self._monitor(change.model) or before.get(change.model)
@@ -264,6 +264,18 @@ class Monitoring:
         monitor = self._monitor(model)
         assert monitor is not None  # it is in the plan
         return monitor.spec.kafka
+
+    def _all_ids(self, topics: Collection[str]) -> dict[str, str]:
+        """Kafka's ids of topics, once all are there: one that was deleted may be on its way back, and so may the broker."""
+        patience = self.first.spec.kafka.topic_timeout
+        deadline = time.monotonic() + patience.total_seconds()
+        while lacking := sorted(set(topics) - (ids := self._ids(topics)).keys()):
+            if time.monotonic() > deadline or self._stopping.wait(_SILENCE_S):
+                raise KafkaError(
+                    f"after {format_duration(patience)} Kafka does not know the topics {', '.join(lacking)}: if they were deleted, make "
+                    "them again, and they are read from their beginning"
+                )
+        return ids
 
     def _ids(self, topics: Iterable[str]) -> dict[str, str]:
         from confluent_kafka.admin import AdminClient
