@@ -191,7 +191,7 @@ def fold(batches: Iterator[pa.RecordBatch], task: Task, marks: str) -> Iterator[
         Folder of the operator's marks.
     """
     known = crew(task)
-    closed = Marks(marks).frontiers(batch_number())
+    closed, clock = Marks(marks).frontiers_and_clock(batch_number())
     totals: dict[str, tuple[Watched, _Folded]] = {}
     for batch in batches:
         for topic, messages in _by_topic(batch):
@@ -200,9 +200,8 @@ def fold(batches: Iterator[pa.RecordBatch], task: Task, marks: str) -> Iterator[
                 continue
             model, labels = found
             read = topic or model.newest.monitor.topics.inference
-            part = folded(
-                messages, model, closed.get((model.model, ALL), _NEVER), read, known.name(read), labels=labels
-            )
+            frontier = closed.get((model.model, ALL), _NEVER)
+            part = folded(messages, model, frontier, read, known.name(read), labels=labels, clock=clock)
             if part.records:
                 yield _records(model.model, part.records)
                 part.records = []
@@ -231,7 +230,7 @@ def _by_topic(batch: pa.RecordBatch) -> Iterator[tuple[str | None, pa.RecordBatc
 
 
 def folded(
-    batch: pa.RecordBatch, model: Watched, frontier: int, topic: str, name: str, *, labels: bool = False
+    batch: pa.RecordBatch, model: Watched, frontier: int, topic: str, name: str, *, labels: bool = False, clock: int = 0
 ) -> _Folded:
     """Fold messages of one model, under each edition that they may belong to.
 
@@ -241,20 +240,22 @@ def folded(
         Where they were read, and as ids have it.
     labels
         Whether it is the labels topic.
+    clock
+        As of `Among`.
     """
     total = _Folded()
-    for among in amongs(model, frontier, topic, name):
+    for among in amongs(model, frontier, topic, name, clock):
         total.take(_folded(batch, among, _Labels(model) if labels else None))
         if labels:
             break  # the newest edition reads them for all
     return total
 
 
-def amongs(model: Watched, frontier: int, topic: str = "", name: str = "") -> Iterator["Among"]:
+def amongs(model: Watched, frontier: int, topic: str = "", name: str = "", clock: int = 0) -> Iterator["Among"]:
     """The editions of a model that still have windows, newest first."""
     terms = list(model.open(frontier))
     for term in terms:
-        yield Among(term, frontier, topic, name, newest=term is terms[0], oldest=term is terms[-1])
+        yield Among(term, frontier, topic, name, newest=term is terms[0], oldest=term is terms[-1], clock=clock)
 
 
 def _folded(batch: pa.RecordBatch, among: "Among", labels: "_Labels | None" = None) -> _Folded:
@@ -287,6 +288,8 @@ class Among:
     newest: bool
     oldest: bool
     """What is older than all editions is late, and this one says so."""
+    clock: int = 0
+    """It is no earlier now, whatever this machine's clock says that may have jumped back; ms."""
 
     def panes(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
         """Starts of the panes of these times; a counted window is one pane, whenever it is."""
@@ -324,7 +327,7 @@ class _Fold:
         self.now = rfc3339(time.time_ns() // 1_000_000)
         self.timestamps = batch["timestamp"].cast(pa.int64()).to_numpy(zero_copy_only=False) // 1000
         # Kafka's timestamp may be the producer's own clock, so ours is asked too.
-        self.latest = np.minimum(self.timestamps, time.time_ns() // 1_000_000) + self.me.skew
+        self.latest = np.minimum(self.timestamps, max(time.time_ns() // 1_000_000, among.clock)) + self.me.skew
         """(messages,) event times beyond are from the future."""
         self.headers = nested(batch["headers"])
         self.ids = _NO_KEYS

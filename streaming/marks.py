@@ -73,7 +73,13 @@ class Marks:
 
     def frontiers(self, batch: int) -> dict[Key, int]:
         """The frontier of every key as it was when a batch began, ms since the epoch."""
-        return {key: mark.frontier if mark.batch < batch else mark.before for key, mark in self.read().items()}
+        return self.frontiers_and_clock(batch)[0]
+
+    def frontiers_and_clock(self, batch: int) -> tuple[dict[Key, int], int]:
+        """The same, and the latest processing time that any key has seen, ms since the epoch: it is no earlier now."""
+        known = self.read()
+        frontiers = {key: mark.frontier if mark.batch < batch else mark.before for key, mark in known.items()}
+        return frontiers, max((mark.seen for mark in known.values()), default=0)
 
     def write(self, partition: int, changed: Mapping[Key, Mark]) -> None:
         """Record how far a partition of the stateful stage has come; other keys keep their marks."""

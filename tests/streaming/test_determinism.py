@@ -4,7 +4,9 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import known
 import numpy as np
@@ -96,6 +98,17 @@ def test_a_clock_that_jumps_back_changes_no_final_report(calm, folder):
     reading = Reading(2, tuple((end, end) for end in (15.0, 30.0, 45.0)))
     half_an_hour = 1_800_000
     found = reported(folder, "back", reading, [0, 0, half_an_hour, half_an_hour + 1500, half_an_hour + 3000])
+    same(calm, found, STREAM, moved=True)
+
+
+def test_no_message_is_from_the_future_because_a_workers_clock_jumps_back(calm, folder, monkeypatch):
+    """Once a batch is done, it is known to be no earlier."""
+    clock = chain([NOW, NOW], repeat((BEGIN - 3600) * 1000))
+    monkeypatch.setattr("streaming.fold.time", SimpleNamespace(time_ns=lambda: next(clock) * 10**6))
+    before, first = [(0, STREAM.values[0])], STREAM.values[1:]
+    monitor = parse(toy.document(folder, **QUIET), "toy.yaml")
+    found = by_hand(monitor, folder / "worker", [before, spread(first, 2), [(p, STREAM.last()) for p in range(2)]], NOW)
+    assert {letter["reason"] for letter in found["deadletter"]} == {letter["reason"] for letter in calm["deadletter"]}
     same(calm, found, STREAM, moved=True)
 
 
