@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from itertools import pairwise
 
 import msgspec
@@ -10,14 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from by_hand import Monitor
+from confluent_kafka import Producer
+from live import finals, read, running, stop, wait_for
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
 from toy import document, task_of
 
 from reference.build import build
 from reference.store import Store
 from streaming.editions import ALWAYS, Edition, Task
+from streaming.job import prepare_topics
 from streaming.merge import Head
-from streaming.spec import parse
+from streaming.spec import dump, parse
 
 S = 1000
 START = 1_767_225_600_000
@@ -557,3 +561,54 @@ def test_labels_of_other_segments_are_let_go_silently(tmp_path):
     for name in ("AA", "B6", "DL", "(other)"):
         assert not stream.head(f"carrier={name}").measuring.index.labels
     assert stream.of("deadletter") == []
+
+
+@pytest.mark.spark
+def test_labels_of_a_real_topic_correct_a_window_that_has_closed(kafka, tmp_path):
+    """The monitor as a user runs it: estimate first, then the truth, segment by segment; a label of nobody is a dead letter."""
+    names = ("inference", "labels", "outliers", "statistics", "drift", "performance", "deadletter", "events")
+    topics = ", ".join(f"{kind}: 'live-{kind}'" for kind in names)
+    stream = Stream(
+        tmp_path,
+        performance=OF_NUMBER.replace("matchEvery: 0s", "matchEvery: 1s, labelWait: 6s"),
+        window="{duration: 10s, watermarkDelay: 2s, idleTimeout: 6s, emitEvery: 500ms}",
+        segments=CARRIERS,
+        kafka=f"{{bootstrapServers: '{kafka.bootstrap_servers}', topics: {{{topics}}}}}",
+    )
+    monitor, path, table = stream.monitor, tmp_path / "live.yaml", flights(600, 1)
+    path.write_text(dump(monitor))
+    prepare_topics(monitor)
+    first = int(time.time() / 10) * 10 - 30.0
+    producer, log = Producer(kafka.connection.for_confluent()), path.with_suffix(".log")
+
+    def produce(topic, messages):
+        for message in messages:
+            producer.produce(topic, json.dumps(message).encode(), key=message["id"].encode())
+        producer.flush()
+
+    def told(segment=""):
+        return [one for one in read(kafka, monitor.topics.performance) if one["segment"] == segment]
+
+    with running(path) as process:
+        produce(monitor.topics.inference, stream.answers(table, first - START / S))
+        before = wait_for(told, process, log, 300)[0]
+        assert (before["status"], before["counts"]["predictions"], before["counts"]["labelled"]) == (
+            "provisional",
+            600,
+            0,
+        )
+        produce(monitor.topics.labels, [*stream.labels(table), {"id": "nobody", "label": 1.0}])
+        parts = [table, *(table[table["carrier"] == carrier] for carrier in ("AA", "B6", "DL"))]
+        for part, segment in zip(parts, ("", "carrier=AA", "carrier=B6", "carrier=DL"), strict=True):
+            wait_for(lambda name=segment: finals(told(name)), process, log)
+            (final,) = finals(told(segment)).values()
+            assert final["counts"]["labelled"] == len(part)
+            mae = mean_absolute_error(part["truth_of_fare"], part["fare"])
+            assert final["metrics"]["mae"] == pytest.approx(mae, rel=1e-9)
+            foreseen = told(segment)[0]["estimated"]["mae"]
+            assert abs(foreseen["value"] - mae) < foreseen["high"] - foreseen["low"]
+        wait_for(lambda: read(kafka, monitor.topics.deadletter), process, log)
+        assert stop(process) == 0
+    (letter,) = read(kafka, monitor.topics.deadletter)
+    assert (letter["reason"], letter["topic"]) == ("unmatched_label", "live-labels")
+    assert "Traceback" not in log.read_text()
