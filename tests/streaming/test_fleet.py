@@ -232,3 +232,35 @@ def test_what_has_not_changed_is_not_looked_into_again(tmp_path, monkeypatch):
     monkeypatch.setattr("streaming.fleet.load", lambda path: pytest.fail(f"{path} is read again"))
     assert folder.read() == (["a", "b"], [])
     assert len(folder.checked) == 2
+
+
+def test_the_example_of_a_fleet_is_one(tmp_path):
+    """examples/fleet: its files fit into one job, and their baselines serve them."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    probability = rng.beta(2, 5, n)
+    tables = {
+        "churn": pa.table(
+            {
+                "months": rng.integers(0, 100, n).astype(float),
+                "spend": rng.lognormal(3, 1, n),
+                "country": rng.choice(["de", "fr", "se"], n),
+                "probability": probability,
+                "churned": (rng.random(n) < probability).astype(int).astype(str),
+            }
+        ),
+        "pricing": pa.table({"area": rng.gamma(9, 10, n), "rooms": rng.poisson(3, n) * 1.0, "price": rng.gamma(5, 100, n)}),
+    }  # fmt: skip
+    folder = Folder(tmp_path)
+    for file in sorted(Path("examples/fleet").glob("*.yaml")):
+        text = file.read_text() + f"  reference: {{store: {tmp_path / 'baselines'}}}\n"
+        (folder.models / file.name).write_text(text)
+        spec = parse(text, file.name).spec
+        baseline = build(
+            tables[file.stem], spec.model, spec.reference, segments=spec.segments, performance=spec.performance
+        )
+        Store(spec.reference.store).publish(baseline)
+        assert set(baseline.segments) == (
+            {"country=de", "country=fr", "country=se", "country=(other)"} if spec.segments.by else set()
+        )
+    assert folder.read() == (["churn", "pricing"], [])
