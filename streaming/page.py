@@ -25,7 +25,7 @@ from streaming.page_parts import (
     svg,
     when,
 )
-from streaming.page_performance import beyond, judged, labels_of, performance, value_of
+from streaming.page_performance import beyond, judged, labels_of, performance, worded
 from streaming.page_tables import (
     dead_letters,
     events,
@@ -38,12 +38,14 @@ from streaming.page_tables import (
     traffic,
 )
 from streaming.page_time import LEFT, Column, arranged, label, new_baselines, step_of, ticks
-from streaming.reports import ColumnDrift, Statistics
+from streaming.reports import ColumnDrift, Performance, Statistics
 
 _ROWS = 40
 """Features in the heat map, the worst ones."""
 _MULTIPLES = 24
 """Small charts, of the worst features."""
+_OF_SEGMENT = 6
+"""Small charts of each segment."""
 _FLOOR = 1e-12
 """Smaller p-values are drawn as this."""
 
@@ -63,12 +65,11 @@ def page(board: Board, *, version: str, sliding: bool, live: bool, now: datetime
         When it was written.
     """
     shown = board.shown()
+    overview = segments(board, list(shown)) if len(board.windows) > 1 else None
     sections = [
-        _segment(segment, windows, sliding=sliding, anchor=f"segment-{number}")
+        _segment(segment, windows, overview if not number else None, sliding=sliding, anchor=f"segment-{number}")
         for number, (segment, windows) in enumerate(shown.items())
     ]
-    # All segments beside each other come after that of all requests.
-    sections[bool("" in shown) : bool("" in shown)] = [segments(board, list(shown))] if len(board.windows) > 1 else []
     if not sections:
         waiting = "No window has been reported yet. The page fills as soon as the monitor writes its first one."
         sections = [el("section", el("p", waiting, class_="empty"), class_="card")]
@@ -152,7 +153,7 @@ def _headline(board: Board, shown: dict[str, dict[Key, Entry]]) -> str:
         said.append("drift")
     elif drifted := sum(drift.drifted for drift in latest.values()):
         said.append(f"drift in {plural(drifted, 'segment')}")
-    alarms = [segment for segment, windows in shown.items() if (last := judged(windows)) and last[1].alarm.raised]
+    alarms = [segment for segment, windows in shown.items() if any(one.alarm.raised for _, one in judged(windows))]
     if alarms:
         said.append("performance" if "" in alarms else f"performance in {plural(len(alarms), 'segment')}")
     if said:
@@ -185,12 +186,13 @@ def _subtitle(board: Board, version: str) -> Iterator[Child]:
 # --- One segment -----------------------------------------------------------------------------------------------------
 
 
-def _segment(segment: str, windows: dict[Key, Entry], *, sliding: bool, anchor: str) -> Markup:
+def _segment(segment: str, windows: dict[Key, Entry], overview: Markup | None, *, sliding: bool, anchor: str) -> Markup:
     columns = arranged(windows)
     features = _ranking(columns)
     parts = [
         _verdict(segment, windows),
         _tiles(windows, sliding=sliding),
+        overview,
         card(
             "Drift over time",
             "Share of the features that drifted, window by window; drifted windows carry a mark.",
@@ -269,18 +271,23 @@ def _verdict(segment: str, windows: dict[Key, Entry]) -> Markup:
 
 
 def _quality(windows: dict[Key, Entry]) -> Markup | None:
-    """The newest window that can be judged, where it is beyond a limit of performance."""
-    if (found := judged(windows)) is None or not found[1].alarm.raised:
-        return None
-    key, record = found
-    by = f"{labels_of(record)} labels" if record.alarm.judged_by == "labels" else "estimated, labels are missing"
-    return el(
-        "p",
-        el("span", "▲ ", aria_hidden="true"),
-        f"Performance: {beyond(record)}; ",
-        f"window {period(key)} UTC, {by}",
-        class_="tag bad",
-    )
+    """What is beyond a limit of performance in the newest windows that can be judged."""
+    lines = [
+        el(
+            "p",
+            el("span", "▲", class_="mark", aria_hidden="true"),
+            f" Performance: {beyond(record)} ",
+            el("span", f"window {period(key)} UTC, {_by(record)}", class_="muted"),
+            class_="beyond",
+        )
+        for key, record in judged(windows)
+        if record.alarm.raised
+    ]
+    return el("div", lines) if lines else None
+
+
+def _by(record: Performance) -> str:
+    return f"{labels_of(record)} labels" if record.alarm.judged_by == "labels" else "estimated, labels are missing"
 
 
 def _tiles(windows: dict[Key, Entry], *, sliding: bool) -> Markup:
@@ -322,12 +329,12 @@ def _tiles(windows: dict[Key, Entry], *, sliding: bool) -> Markup:
 
 
 def _performance_tile(windows: dict[Key, Entry]) -> Iterator[tuple[str, Child, str]]:
-    """The first metric of the newest window that can be judged."""
-    if (found := judged(windows)) is not None and found[1].metrics:
-        record, metric = found[1], next(iter(found[1].metrics))
-        value, estimated = value_of(record, metric)
-        note = "estimated, labels are missing" if estimated else f"{labels_of(record)} labels"
-        yield metric, f"≈ {figure(value)}" if estimated else figure(value), note
+    """The first metric of the newest windows that can be judged."""
+    found = [record for _, record in judged(windows) if record.metrics]
+    if found:
+        record, metric = found[0], next(iter(found[0].metrics))
+        note = f", then {worded(found[1], metric)}" if len(found) > 1 else ""
+        yield metric, worded(record, metric), f"{_by(record)}{note}"
 
 
 def _ranking(columns: Sequence[Column]) -> list[tuple[str, str]]:
@@ -457,7 +464,7 @@ def _heat_map(columns: Sequence[Column], features: Sequence[tuple[str, str]]) ->
 
 def _multiples(columns: Sequence[Column], features: Sequence[tuple[str, str]]) -> Iterator[Markup]:
     """A small chart for each method of each feature, the worst features first."""
-    left = _MULTIPLES
+    most = left = _OF_SEGMENT if columns[0].windows[0][0].segment else _MULTIPLES
     for feature in features:
         series: dict[str, list[tuple[int, Key, ColumnDrift]]] = {}
         for number, column in enumerate(columns):
@@ -475,7 +482,7 @@ def _multiples(columns: Sequence[Column], features: Sequence[tuple[str, str]]) -
                 left -= 1
                 yield _multiple(feature, method, points, len(columns))
     if not left:
-        yield el("p", f"The {_MULTIPLES} worst; the heat map and the workspace have the others.", class_="muted")
+        yield el("p", f"The {most} worst; the heat map and the workspace have the others.", class_="muted")
 
 
 def _multiple(
@@ -599,6 +606,7 @@ h1 { font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.
 .muted { color: var(--muted); font-size: .88rem; } .right { text-align: right; font-size: .88rem; } .empty { color: var(--muted); }
 .card, .verdict { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.1rem; margin: 0 0 1rem; }
 .verdict { border-left: 6px solid var(--muted); } .verdict .words { font-size: 1.35rem; font-weight: 650; margin: 0; }
+.verdict .beyond { color: var(--bad); font-weight: 650; margin: .2rem 0; } .beyond .muted { font-weight: 400; }
 .verdict.good { border-left-color: var(--good); background: var(--good-paper); } .verdict.good .words { color: var(--good); }
 .verdict.warn { border-left-color: var(--warn); background: var(--warn-paper); } .verdict.warn .words { color: var(--warn); }
 .verdict.bad { border-left-color: var(--bad); background: var(--bad-paper); } .verdict.bad .words { color: var(--bad); }

@@ -44,7 +44,7 @@ def period(key: Key) -> str:
     if key.number and start is not None and end is not None:
         day = "" if start.date() == end.date() else "%Y-%m-%d "
         place = key.number.lstrip("0") or "0"
-        return f"{start:%Y-%m-%d %H:%M:%S} \u2013 {end:{day}%H:%M:%S} (no. {place})"
+        return f"no. {place}, {start:%Y-%m-%d %H:%M:%S} \u2013 {end:{day}%H:%M:%S}"
     if start is not None and end is not None and start.date() == end.date():
         return f"{when(key.start)} \u2013 {when(key.end)[11:]}"
     return f"{when(key.start)} \u2013 {when(key.end)}"

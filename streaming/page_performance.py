@@ -22,18 +22,25 @@ _Scale = Callable[[float], float]
 """A value -> its height in the picture."""
 
 
-def judged(windows: dict[Key, Entry]) -> tuple[Key, Performance] | None:
-    """The newest window whose performance can be judged, by labels or by the estimate; else the newest one that has any."""
-    all_ = [(key, entry.performance) for key, entry in reversed(windows.items()) if entry.performance is not None]
-    return next((item for item in all_ if item[1].alarm.judged_by is not None), all_[0] if all_ else None)
+def judged(windows: dict[Key, Entry]) -> list[tuple[Key, Performance]]:
+    """The newest window that is judged by its labels, and if there is a newer one that is judged by the estimate, the newest of those."""
+    found: list[tuple[Key, Performance]] = []
+    for key, entry in reversed(windows.items()):
+        record = entry.performance
+        if record is None or record.alarm.judged_by is None or (found and record.alarm.judged_by == "estimate"):
+            continue
+        found.append((key, record))
+        if record.alarm.judged_by == "labels":
+            break
+    return found[::-1]
 
 
-def value_of(record: Performance, metric: str) -> tuple[float | None, bool]:
-    """What a metric is judged by, and whether that is an estimate."""
-    estimated = (record.estimated or {}).get(metric)
-    if record.alarm.judged_by != "labels" and estimated is not None:
-        return estimated.value, True
-    return record.metrics.get(metric), False
+def worded(record: Performance, metric: str) -> str:
+    """What a metric is judged by: its value, or the estimate."""
+    estimated = _estimate(record, metric)
+    if record.alarm.judged_by == "estimate" and estimated is not None:
+        return f"≈ {figure(estimated.value)}"
+    return figure(record.metrics.get(metric))
 
 
 def labels_of(record: Performance) -> str:
@@ -44,13 +51,9 @@ def labels_of(record: Performance) -> str:
 def beyond(record: Performance) -> str:
     """The metrics beyond their limits, in words."""
     limits = record.limits
-    said = [f"{name} {_worded(record, name)} (limit {figure(limits.get(name))})" for name in record.alarm.metrics]
-    return ", ".join(said)
-
-
-def _worded(record: Performance, metric: str) -> str:
-    value, estimated = value_of(record, metric)
-    return f"≈ {figure(value)}" if estimated else figure(value)
+    return ", ".join(
+        f"{name} {worded(record, name)} (limit {figure(limits.get(name))})" for name in record.alarm.metrics
+    )
 
 
 def performance(windows: dict[Key, Entry], columns: Sequence[Column]) -> Markup | None:
@@ -256,7 +259,7 @@ def _line(values: Sequence[float | None], step: float, y: _Scale) -> Iterator[Ma
 def _table(records: Sequence[tuple[Key, Performance]], names: Sequence[str]) -> Markup:
     last = records[-1][1]
     rows: list[list[Child]] = [
-        [period(key), _labels(record), *(_cell(record, name) for name in names), _verdict(record)]
+        [el("time", period(key)), _labels(record), *(_cell(record, name) for name in names), _verdict(record)]
         for key, record in reversed(records[-_LATEST:])
     ]
     if last.limits:

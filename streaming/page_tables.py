@@ -6,7 +6,7 @@ from itertools import pairwise
 from streaming.board import Board, Entry, Key, drifted_recently
 from streaming.markup import Child, Markup, el, wire
 from streaming.page_parts import NOTHING, card, figure, name_of, percent, period, plural, severity, svg, table, when
-from streaming.page_performance import judged, value_of
+from streaming.page_performance import judged, worded
 from streaming.reports import ColumnStatistics, Drift, Outlier, SequentialChange, SequentialDrift
 
 _LATEST = 20
@@ -75,12 +75,13 @@ def _drift_of(windows: dict[Key, Entry]) -> list[Child]:
 
 
 def _performance_of(windows: dict[Key, Entry]) -> list[Child]:
-    if (found := judged(windows)) is None or not found[1].metrics:
+    found = [record for _, record in judged(windows)]
+    metric = next((name for record in found for name in record.metrics), None)
+    if metric is None:
         return ["", ""]
-    record, metric = found[1], next(iter(found[1].metrics))
-    value, estimated = value_of(record, metric)
-    said = f"{metric} {'≈ ' if estimated else ''}{figure(value)}"
-    return [said, _said(drifted=record.alarm.raised, word=f"▲ {', '.join(record.alarm.metrics)}")]
+    alarms = dict.fromkeys(name for record in found for name in record.alarm.metrics)
+    said = ", then ".join(worded(record, metric) for record in found)
+    return [f"{metric} {said}", _said(drifted=bool(alarms), word=f"▲ {', '.join(alarms)}")]
 
 
 def events(board: Board) -> Markup | None:

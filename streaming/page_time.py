@@ -13,6 +13,8 @@ from streaming.reports import ColumnDrift, Drift, Performance, Statistics
 
 _COLUMNS = 120
 """Columns of the heat map and of the timelines."""
+_OF_SEGMENT = 60
+"""Those of a segment: the page shows many."""
 LEFT, RIGHT = 150.0, 14.0
 
 
@@ -73,7 +75,7 @@ class Column:
 def arranged(windows: dict[Key, Entry]) -> list[Column]:
     """Windows in columns, as many in each."""
     items = list(windows.items())
-    size = math.ceil(len(items) / _COLUMNS)
+    size = math.ceil(len(items) / (_OF_SEGMENT if items[-1][0].segment else _COLUMNS))
     # The newest column is always full, so that it does not jump between one window and many.
     first = len(items) % size or size
     starts = [0, *range(first, len(items), size)]

@@ -11,11 +11,17 @@ from streaming.reports import (
     Counts,
     DeadLetter,
     Drift,
+    Estimated,
+    Event,
     HistogramBins,
     Outlier,
     OutlierFeature,
+    Performance,
+    PerformanceAlarm,
+    PerformanceCounts,
     Statistics,
     Window,
+    WindowRecord,
 )
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -181,6 +187,70 @@ def dead_letter(
         value="bm90IEpTT04=",
         size=8,
     )
+
+
+def event(
+    number: int = 0, reason: str = "baselineAdopted", *, message: str = "b2 from here on", model: str = "toy"
+) -> Event:
+    """Told so many minutes after the beginning."""
+    at = rfc3339(BEGIN + timedelta(minutes=number))
+    return Event(
+        id=f"{model}/{reason}/{number}",
+        model=model,
+        model_version="7",
+        detected_at=at,
+        reason=reason,
+        message=message,
+        alarm=reason in ("monitorRefused", "baselineRefused", "topicRecreated", "noTraffic"),
+    )
+
+
+def performance(
+    number: int = 0,
+    measured: float | None = 0.9,
+    estimated: Estimated | None = None,
+    *,
+    metric: str = "accuracy",
+    labelled: int = 100,
+    predictions: int = 100,
+    reference: float | None = 0.93,
+    limit: float | None = 0.85,
+    status: str = "provisional",
+    revision: int = 1,
+    segment: str = "",
+    baseline: str = "b1",
+    model: str = "toy",
+) -> Performance:
+    """One metric, best high, unless said otherwise."""
+    by = "labels" if labelled >= 20 else None if estimated is None else "estimate"
+    value = measured if by == "labels" else estimated and estimated.value
+    raised = limit is not None and value is not None and value < limit
+    return Performance(
+        **_shared(number, "performance", status, revision, segment, baseline, model),
+        prediction="late",
+        counts=PerformanceCounts(
+            predictions=predictions,
+            labelled=labelled,
+            unusable=0,
+            waiting=0 if status == "final" else predictions - labelled,
+            expired=predictions - labelled if status == "final" else 0,
+            duplicates=0,
+        ),
+        metrics={metric: measured},
+        estimated=None if estimated is None else {metric: estimated},
+        covered=None if estimated is None else 1.0,
+        reference=None if reference is None else {metric: reference},
+        limits={} if limit is None else {metric: limit},
+        alarm=PerformanceAlarm(raised=raised, metrics=[metric] if raised else [], judged_by=by),
+    )
+
+
+def counted(record: WindowRecord, number: int, start: datetime, end: datetime, *, every: int = 1000) -> WindowRecord:
+    """The same of a counted window, whose span is that of its instances."""
+    model, segment = record.model, record.segment or "-"
+    which = "final" if record.status == "final" else f"r{record.revision}"
+    identity = f"{model}/{segment}/{number:09d}/{record.kind}/{which}"
+    return msgspec.structs.replace(record, id=identity, window=Window(rfc3339(start), rfc3339(end)), every=every)
 
 
 def encoded(record: msgspec.Struct) -> bytes:
