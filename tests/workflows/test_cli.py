@@ -205,7 +205,7 @@ def test_schema_of_each_record(topic: str, capsys):
 
 def test_schema_of_no_record(capsys):
     assert main(["schema", "--record", "nonsense"]) == 2
-    assert "'outliers', 'statistics', 'drift', 'deadletter'" in capsys.readouterr().err
+    assert "'outliers', 'statistics', 'drift', 'performance', 'deadletter', 'events'" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------------------
