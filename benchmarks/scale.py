@@ -117,7 +117,6 @@ def drained(
         job={
             "master": master,
             "executors": {"instances": executors, "memory": "1g"},
-            "spark": {"spark.cores.max": str(executors), "spark.scheduler.minRegisteredResourcesRatio": "1.0"},
         },
     )
     publish(monitor, rng=np.random.default_rng(7))

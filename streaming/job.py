@@ -495,6 +495,9 @@ def session(monitor: ModelMonitor) -> "SparkSession":
         "spark.executor.memory": job.executors.memory,
         "spark.executor.cores": str(job.executors.cores),
         "spark.executor.instances": str(job.executors.instances),
+        # A standalone cluster asks for cores in all, and does not wait for executors: tasks would be made for the cores of the first.
+        "spark.cores.max": str(job.executors.instances * job.executors.cores),
+        "spark.scheduler.minRegisteredResourcesRatio": "1.0",
         # Descriptions of settings are read from the source code: a second of every worker's start, and nothing in it needs them.
         "spark.executorEnv.DRIFTLINE_IN_WORKER": "1",
         # A worker that is silent for so long hangs, and is started again: by default Spark waits for ever.
