@@ -69,9 +69,9 @@ def performance(windows: dict[Key, Entry], columns: Sequence[Column]) -> Markup 
         [
             "What is predicted is ",
             wire(last.prediction, 40),
-            ". While labels are missing, the band is what they will probably show, ",
-            f"if labels of equal predictions are distributed as in the reference.{hidden}",
+            ".",
             *_reservations(last),
+            hidden,
         ],
         el("div", [_chart(columns, name) for name in names[:_CHARTS]], class_="scroll"),
         _key(last),
@@ -82,14 +82,17 @@ def performance(windows: dict[Key, Entry], columns: Sequence[Column]) -> Markup 
 def _reservations(record: Performance) -> Iterator[Child]:
     if record.unestimated:
         yield [" No estimate: ", wire(record.unestimated, 200), "."]
-    elif record.covered is not None and record.covered < 1:
+        return
+    yield " While labels are missing, the band is what they will probably show, "
+    yield "if labels of equal predictions are distributed as in the reference."
+    if record.covered is not None and record.covered < 1:
         yield f" The newest estimate is of {percent(record.covered)} of the predictions: the reference never saw the others predicted."
 
 
 def _key(record: Performance) -> Markup:
-    lines = [("measured", "measured with labels; hollow while more may come"), ("estimated", "estimated")]
+    lines = [("measured", "measured with labels; hollow while more may come")]
     if record.reference is not None:
-        lines.append(("reference", "reference"))
+        lines += [("estimated", "estimated"), ("reference", "reference")]
     if record.limits:
         lines.append(("limit", "limit"))
     return el(

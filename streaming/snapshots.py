@@ -1,7 +1,7 @@
 """A window's final reports as a run of a stock Evidently project, without a single raw row.
 
 A run holds what Evidently itself would compute on the window's rows, under the same metric ids: `ValueDrift` per column,
-`DriftedColumnsCount`, and those statistics that Evidently has too and means in the same way. Five rules follow from that:
+`DriftedColumnsCount`, and those statistics that Evidently has too and means in the same way. Six rules follow from that:
 
 - A method that was chosen as Evidently chooses is ``ValueDrift(column=…)``, one that the ModelMonitor names is
   ``ValueDrift(column=…, method=…)``; the threshold is part of the id only where it is not Evidently's default.
@@ -9,6 +9,7 @@ A run holds what Evidently itself would compute on the window's rows, under the 
   computes once somebody registers that function there under that name, with that threshold. A score that failed is left out.
 - Values that were not finite count as missing: that is the table which Evidently compares after it has removed them.
 - `UniqueValueCount` is there when the record lists every category of the window (not only its most frequent ones).
+- A segment that is compared with nothing has no drift: Evidently's count of 0 drifted columns would say that it was compared.
 - A run's time is the end of its window, in UTC and without a zone, because Evidently's own are without one and its
   server cannot compare the two kinds.
 
@@ -90,6 +91,20 @@ def snapshot(drift: Drift | None, statistics: Statistics | None) -> Snapshot:
     record = drift or statistics
     if record is None:
         raise ValueError("a snapshot is made from drift or statistics: give at least one of them")
+    identity = snapshot_id(record)
+    metadata = {
+        "model_id": record.model,  # these two names are Evidently's
+        "reference_id": record.baseline,
+        "model_version": record.model_version,
+        "segment": record.segment,
+        "window_start": record.window.start,
+        "window_end": record.window.end,
+    }
+    if drift is not None:
+        metadata["drift_record"] = drift.id
+        if drift.unjudged is not None:
+            metadata["not_compared"] = drift.unjudged
+            drift = None
     # What outlier models say of the rows is no column of the table that Evidently would see.
     if drift is not None:
         drift = structs.replace(drift, columns=[column for column in drift.columns if column.source != "score"])
@@ -101,21 +116,10 @@ def snapshot(drift: Drift | None, statistics: Statistics | None) -> Snapshot:
         run.add_drift(drift)
     if statistics is not None:
         run.add_statistics(statistics)
-    identity = snapshot_id(record)
     shown = [*_drift_widgets(run, identity, drift, statistics), *_statistics_widgets(run, statistics)]
     for number, widget in enumerate(_all_widgets([*shown, *(w for r in run.results.values() for w in r.widget or ())])):
         widget.id = str(uuid.uuid5(identity, str(number)))
     segment = [f"segment: {record.segment}"] if record.segment else []
-    metadata = {
-        "model_id": record.model,  # these two names are Evidently's
-        "reference_id": record.baseline,
-        "model_version": record.model_version,
-        "segment": record.segment,
-        "window_start": record.window.start,
-        "window_end": record.window.end,
-    }
-    if drift is not None:
-        metadata["drift_record"] = drift.id
     if statistics is not None:
         metadata["statistics_record"] = statistics.id
     return Snapshot.load_model(
@@ -500,16 +504,31 @@ def _all_widgets(shown: Iterable[Any]) -> Iterator[Any]:
 
 def _dashboard(project: uuid.UUID) -> DashboardModel:
     """What the project's page shows until somebody arranges it to their taste."""
+    # Of all requests: one line through every segment says nothing.
+    whole = {"segment": ""}
     panels: Sequence[Any] = [
         line_plot_panel(
             "Share of drifted columns",
-            [PanelMetric(legend="share", metric="DriftedColumnsCount", metric_labels={"value_type": "share"})],
+            [
+                PanelMetric(
+                    legend="share", metric="DriftedColumnsCount", metric_labels={"value_type": "share"}, metadata=whole
+                )
+            ],
         ),
-        line_plot_panel("Drift score", [PanelMetric(legend="{{column}}, {{method}}", metric="ValueDrift")]),
-        bar_plot_panel("Rows", [PanelMetric(legend="rows", metric="RowCount")], size="half"),
+        line_plot_panel(
+            "Drift score", [PanelMetric(legend="{{column}}, {{method}}", metric="ValueDrift", metadata=whole)]
+        ),
+        bar_plot_panel("Rows", [PanelMetric(legend="rows", metric="RowCount", metadata=whole)], size="half"),
         line_plot_panel(
             "Missing values",
-            [PanelMetric(legend="{{column}}", metric="MissingValueCount", metric_labels={"value_type": "share"})],
+            [
+                PanelMetric(
+                    legend="{{column}}",
+                    metric="MissingValueCount",
+                    metric_labels={"value_type": "share"},
+                    metadata=whole,
+                )
+            ],
             size="half",
         ),
     ]

@@ -10,27 +10,28 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
-from made import dead_letter, drift, encoded, outlier, scored, statistics
+from made import BEGIN, counted, dead_letter, drift, encoded, event, outlier, performance, scored, statistics
 
 from streaming import board as boards
 from streaming.board import Board
 from streaming.errors import KafkaError, StreamingError
 from streaming.markup import el, wire
 from streaming.page import page
-from streaming.reports import MultivariateDrift, SequentialChange, SequentialDrift, TrafficDrift
+from streaming.reports import Estimated, MultivariateDrift, SequentialChange, SequentialDrift, TrafficDrift
 from streaming.spec import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing Evidently
 
 _HARMLESS = frozenset(
     "html head meta title style body header main section div h1 h2 p span b i bdi abbr dl dt dd ul li table caption thead "  # noqa: SIM905
-    "tbody tr th td figure figcaption svg text line rect polygon polyline circle time".split(),
+    "tbody tr th td a figure figcaption svg text line rect polygon polyline circle time".split(),
 )
 NASTY = '<img src=x onerror="alert(1)"> & </script><script>\u202ealert(2)\x00'
 
@@ -73,13 +74,15 @@ def test_what_was_saved_is_there_again(board):
     for number in range(5):
         board.add(drift(number))
         board.add(statistics(number))
+        board.add(performance(number))
         board.add(outlier(number))
         board.add(dead_letter(number))
+        board.add(event(number))
     board.positions["toy-drift", 0] = 5
-    before = (board.windows, board.tallies, board.positions, board.outliers, board.letters)
+    before = (board.windows, board.tallies, board.positions, board.outliers, board.letters, board.events)
     board.save()
     again = reopened(board)
-    assert (again.windows, again.tallies, again.positions, again.outliers, again.letters) == before
+    assert (again.windows, again.tallies, again.positions, again.outliers, again.letters, again.events) == before
     again.close()
 
 
@@ -114,8 +117,11 @@ def test_the_board_is_bounded_in_memory_and_on_disk(tmp_path, monkeypatch):
             board.add(statistics(number))
             board.add(outlier(number))
             board.add(dead_letter(number))
+            board.add(event(number))
             board.save()
         assert len(board.windows[""]) == 10
+        assert len(board.events) == boards.EVENTS
+        assert event(99).id in board.events
         assert max(board.windows[""]).start == statistics(99).window.start
         assert len(board.outliers) == boards.OUTLIERS
         assert len(board.letters) == boards.LETTERS
@@ -123,7 +129,7 @@ def test_the_board_is_bounded_in_memory_and_on_disk(tmp_path, monkeypatch):
     with sqlite3.connect(tmp_path / "page.sqlite") as db:
         counts = {t: db.execute(f"select count(*) from {t}").fetchone()[0] for t in ("windows", "seen", "latest")}
     db.close()
-    assert counts == {"windows": 10, "seen": 30, "latest": boards.OUTLIERS + boards.LETTERS}
+    assert counts == {"windows": 10, "seen": 30, "latest": boards.OUTLIERS + boards.LETTERS + boards.EVENTS}
 
 
 def test_one_topic_read_long_before_the_other_loses_nothing(tmp_path):
@@ -155,8 +161,103 @@ def test_windows_that_come_late_are_put_in_their_place(board):
     assert starts == sorted(starts)
 
 
+def test_labels_that_come_for_a_window_that_is_gone_do_not_bring_it_back(tmp_path):
+    with Board(tmp_path / "page.sqlite", "toy", windows=10) as board:
+        for number in range(30):
+            for record in (drift(number), statistics(number)):
+                board.add(record)
+            board.save()
+        for number in range(30):
+            board.add(performance(number, revision=2))
+            board.save()
+        assert [entry.performance is None for entry in board.windows[""].values()] == [False] * 10
+        assert board._db.execute("select count(*) from windows").fetchone() == (10,)
+        assert list(board.finished()) == []
+
+
+def test_the_newest_revision_of_performance_counts(board):
+    for revision, value in ((1, 0.5), (3, 0.7), (2, 0.6)):
+        board.add(performance(0, value, revision=revision))
+    (entry,) = board.windows[""].values()
+    assert entry.performance.metrics == {"accuracy": 0.7}
+    assert entry.final
+    board.add(performance(0, 0.8, status="final", revision=3))
+    board.add(performance(0, 0.9, revision=9))
+    assert entry.performance.metrics == {"accuracy": 0.8}
+
+
+def test_a_counted_window_is_known_by_its_number_while_its_span_grows(board):
+    at = partial(timedelta, seconds=1)
+    place = partial(counted, number=3, start=BEGIN)
+    for revision in (1, 2):
+        end = BEGIN + revision * at()
+        board.add(place(drift(0, status="provisional", revision=revision), end=end))
+        board.add(place(statistics(0, status="provisional", revision=revision), end=end))
+        board.save()
+    board.add(place(drift(0, rows=7), end=BEGIN + 5 * at()))
+    board.add(place(statistics(0), end=BEGIN + 5 * at()))
+    board.add(place(performance(0), end=BEGIN + 4 * at()))  # it spans the times of predictions only
+    for known in (board, board.save() or reopened(board)):
+        ((key, entry),) = known.windows[""].items()
+        assert (key.start, key.end, key.number) == ("2026-03-01T00:00:00.000Z", "2026-03-01T00:00:05.000Z", "000000003")
+        assert (entry.drift.rows, entry.statistics.status, entry.performance is None) == (7, "final", False)
+    known.close()
+
+
+def test_counted_windows_follow_each_other_by_number(board):
+    """The one that closed later may hold an older instance; windows of time before and after keep their places."""
+    board.add(drift(0))
+    for number, start in ((0, 600), (1, 700), (2, 650), (3, 800)):
+        begin = BEGIN + timedelta(seconds=start)
+        board.add(counted(drift(0), number, begin, begin + timedelta(seconds=90)))
+    board.add(drift(4))
+    assert [key.number[-1:] for key in board.windows[""]] == ["", "0", "1", "2", "3", ""]
+    board.save()
+    again = reopened(board)
+    again.add(drift(3))
+    again.add(counted(drift(0), 4, BEGIN + timedelta(seconds=820), BEGIN + timedelta(seconds=830)))
+    assert [key.number[-1:] for key in again.windows[""]] == ["", "0", "1", "2", "3", "4", "", ""]
+    again.close()
+
+
+def test_segments_keep_fewer_windows(board, monkeypatch):
+    monkeypatch.setattr(boards, "OF_SEGMENT", 3)
+    for number in range(5):
+        for segment in ("", "carrier=AA"):
+            board.add(drift(number, segment=segment))
+            board.add(statistics(number, segment=segment))
+        board.save()
+    assert {segment: len(windows) for segment, windows in board.windows.items()} == {"": 5, "carrier=AA": 3}
+    assert board._db.execute("select count(*) from windows").fetchone() == (8,)
+
+
+def test_it_is_silent_from_the_event_on_until_traffic_comes_again(board):
+    board.add(drift(0))
+    assert board.silent() is None
+    board.add(event(10, "noTraffic"))
+    board.add(event(11, "monitorChanged"))
+    board.add(drift(1))  # closed by the clock: nothing new came
+    assert board.silent() == event(10, "noTraffic")
+    board.add(event(12, "trafficResumed"))
+    assert board.silent() is None
+    board.add(event(20, "noTraffic"))
+    assert board.silent() == event(20, "noTraffic")
+    # A monitor that was started anew does not say that traffic is back.
+    board.add(drift(5, status="provisional", revision=1))
+    assert board.silent() is None
+    board.add(event(40, "noTraffic"))
+    board.add(drift(9))
+    assert board.silent() is None
+
+
 def test_other_models_on_the_same_topics_are_not_ours(board):
-    for record in (drift(model="other"), outlier(model="other"), dead_letter(model="other")):
+    for record in (
+        drift(model="other"),
+        outlier(model="other"),
+        dead_letter(model="other"),
+        event(model="other"),
+        performance(model="other"),
+    ):
         board.add(record)
     assert not board.windows
     assert not board.tallies
@@ -269,6 +370,10 @@ def test_what_came_over_the_wire_stays_text(board):
     flagged.features[0].name = flagged.request_id = flagged.event_time = NASTY
     board.add(flagged)
     board.add(dead_letter(0, reason=NASTY, message=NASTY))
+    board.add(event(0, "noTraffic", message=NASTY))
+    good = performance(0, 0.5, Estimated(value=0.5, low=0.4, high=0.6), metric=NASTY, segment=NASTY, baseline=NASTY)
+    board.add(msgspec.structs.replace(good, prediction=NASTY, unestimated=NASTY))
+    board.add(msgspec.structs.replace(drift(0, segment="other"), unjudged=NASTY))
     board.count("unreadable", NASTY)
     html, root = shown(board)
     assert {element.tag for element in root.iter()} <= _HARMLESS
@@ -325,21 +430,26 @@ def test_the_page_needs_no_network(board):
         board.add(drift(number))
     html, root = shown(board, live=True)
     assert "http" not in html.replace("http-equiv", "")
-    assert not [e for e in root.iter() if e.get("src") or e.get("href")]
+    assert not [e for e in root.iter() if e.get("src") or e.get("href", "#").partition("#")[0]]
     (policy,) = [meta for meta in root.iter("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policy.get("content").startswith("default-src 'none';")
 
 
 def test_every_picture_has_a_title_and_every_id_is_unique(board):
     for number in range(3):
-        board.add(drift(number))
-        board.add(statistics(number))
+        for segment in ("", "carrier=AA"):
+            board.add(drift(number, segment=segment))
+            board.add(statistics(number, segment=segment))
+            board.add(performance(number, segment=segment))
     _, root = shown(board, live=True)
     pictures = list(root.iter("svg"))
     assert pictures
     assert all(picture.get("aria-label") and words(picture[0]) for picture in pictures)
     ids = [element.get("id") for element in root.iter() if element.get("id")]
     assert len(ids) == len(set(ids))
+    links = [element.get("href").removeprefix("#") for element in root.iter("a")]
+    assert len(links) == 2
+    assert set(links) <= set(ids)
 
 
 def test_many_windows_and_features_make_a_page_of_bounded_size(tmp_path):
@@ -382,6 +492,174 @@ def test_segments_have_sections_and_the_rest_is_told(board):
     assert "4 more segments" in words(root)
 
 
+def card(root, title):
+    return next(e for e in of_class(root, "card") if e.findtext("h2") == title)
+
+
+def plain(element):
+    return words(element).replace("\u2013", "-")
+
+
+def rows(element, place=0):
+    return [[plain(cell) for cell in tr] for tr in list(element.iter("tbody"))[place].iter("tr")]
+
+
+def test_events_are_told_newest_first_and_alarms_marked(board):
+    board.add(event(0, "modelAdded", message="toy is watched from now on"))
+    board.add(event(5, "monitorRefused", message="line 3: no such thing"))
+    _, root = shown(board)
+    assert rows(card(root, "Events")) == [
+        ["2026-03-01 00:05", "▲ monitorRefused", "line 3: no such thing"],
+        ["2026-03-01 00:00", "modelAdded", "toy is watched from now on"],
+    ]
+    assert not [verdict for verdict in of_class(root, "verdict") if "No traffic" in words(verdict)]
+
+
+def test_a_model_without_traffic_is_the_first_thing_that_is_said(board):
+    board.add(drift(0, scored("x", 0.3)))
+    board.add(event(9, "noTraffic", message="no message since midnight"))
+    _, root = shown(board)
+    assert root.find("head/title").text == "▲ no traffic · toy"
+    first, second = of_class(root, "verdict")
+    assert "No traffic" in words(first)
+    assert "no message since midnight" in words(first)
+    assert "Drift: 1 of 1 feature" in words(second)
+
+
+def test_performance_is_measured_then_estimated(board):
+    foreseen = Estimated(value=0.91, low=0.88, high=0.94)
+    for number, record in enumerate(
+        [
+            performance(0, 0.92, status="final", labelled=90),
+            performance(1, 0.80, foreseen, labelled=50),
+            performance(2, 0.10, foreseen, labelled=3),
+            performance(3, None, foreseen, labelled=0, predictions=1234),
+        ]
+    ):
+        board.add(drift(number, scored("x", 0.02)))
+        board.add(record)
+    _, root = shown(board)
+    assert root.find("head/title").text == "▲ performance · toy"
+    (verdict,) = of_class(root, "verdict")
+    assert "bad" in verdict.get("class")
+    assert "No drift in any of 1 feature" in words(verdict)
+    assert "Performance: accuracy 0.8 (limit 0.85) window 2026-03-01 00:05 - 00:10 UTC, 50 of 100 labels" in plain(
+        verdict
+    )
+    tile = next(t for t in of_class(root, "tile") if words(t.find("dt")) == "accuracy")
+    assert [words(d) for d in tile.findall("dd")] == ["0.8", "50 of 100 labels, then ≈ 0.91"]
+    assert rows(card(root, "Performance")) == [
+        ["reference", "", "0.93", ""],
+        ["limit", "", "0.85", ""],
+        [
+            "2026-03-01 00:15 - 00:20",
+            "0 of 1 234 1 234 may still come",
+            "- ≈ 0.91 (0.88 to 0.94)",
+            "-",
+        ],
+        ["2026-03-01 00:10 - 00:15", "3 of 100 97 may still come", "0.1 ≈ 0.91 (0.88 to 0.94)", "-"],
+        [
+            "2026-03-01 00:05 - 00:10",
+            "50 of 100 50 may still come",
+            "0.8 ≈ 0.91 (0.88 to 0.94)",
+            "▲ accuracy, by labels",
+        ],
+        ["2026-03-01 00:00 - 00:05", "90 of 100 10 never came", "0.92", "-"],
+    ]
+    (chart,) = card(root, "Performance").iter("svg")
+    assert [point.get("class") for point in of_class(chart, "point")] == ["point", "point bad waiting", "point waiting"]
+    assert len(of_class(chart, "band")) == 3
+    assert len(of_class(chart, "alarm")) == 1
+    hit = words(of_class(chart, "hit")[1])
+    assert (
+        "accuracy 0.8 from 50 of 100 labels estimated 0.91 (0.88 to 0.94) reference 0.93 limit 0.85, BEYOND IT" in hit
+    )
+
+
+def test_heights_in_a_picture_of_performance_are_the_values(board):
+    board.add(performance(0, 0.9, reference=0.8, limit=0.5))
+    board.add(performance(1, 0.7, Estimated(value=0.6, low=0.55, high=0.65), labelled=50, reference=0.8, limit=0.5))
+    _, root = shown(board)
+    (chart,) = card(root, "Performance").iter("svg")
+    first, second = (float(point.get("cy")) for point in of_class(chart, "point"))
+    scale = (second - first) / 0.2
+    (band,), (reference,), (limit,) = (of_class(chart, name) for name in ("band", "reference", "threshold"))
+    assert scale > 0
+    assert float(reference.get("y1")) == pytest.approx(first + 0.1 * scale, abs=0.02)
+    assert float(limit.get("y1")) == pytest.approx(first + 0.4 * scale, abs=0.02)
+    assert float(band.get("y")) == pytest.approx(first + 0.25 * scale, abs=0.02)
+    assert float(band.get("height")) == pytest.approx(0.1 * scale, abs=0.02)
+
+
+@pytest.mark.parametrize("value", [0.0, -1e308, 1e308, 5e-324, 1.0])
+@pytest.mark.parametrize(
+    "estimate", [None, Estimated(value=-1e308, low=None, high=None), Estimated(value=0.5, low=-1e308, high=1e308)]
+)
+@pytest.mark.parametrize(("reference", "limit"), [(None, None), (1e308, -1.0)])
+@pytest.mark.parametrize("metric", ["meanError", "of_tomorrow"])
+def test_no_number_breaks_the_picture(board, value, estimate, reference, limit, metric):
+    board.add(performance(0, value, estimate, metric=metric, reference=reference, limit=limit))
+    board.add(performance(1, None, None, metric=metric, labelled=0, reference=None, limit=None))
+    html, root = shown(board)
+    numbers = [float(n) for e in root.iter() for n in (e.get("y"), e.get("cy"), e.get("y1"), e.get("height")) if n]
+    assert numbers
+    assert all(-20 <= number <= 1000 for number in numbers)
+    assert "nan" not in html.partition("<body>")[2].replace("nance", "")
+
+
+def test_segments_stand_beside_each_other_the_worst_first(board):
+    for number in range(3):
+        board.add(drift(number, scored("x", 0.02)))
+        for segment, score in (("carrier=AA", 0.05), ("carrier=WN", 0.4 if number else 0.02)):
+            board.add(drift(number, scored("x", score), scored("y", 0.01), segment=segment, rows=40 + number))
+        board.add(
+            msgspec.structs.replace(
+                drift(number, segment="carrier=(other)"), columns=[], drifted=False, unjudged="too few rows"
+            )
+        )
+    board.add(performance(2, 0.7, segment="carrier=AA"))
+    _, root = shown(board)
+    assert root.find("head/title").text == "▲ drift in 1 segment, performance in 1 segment · toy"
+    assert rows(card(root, "Segments")) == [
+        ["all requests", "-", "100", "0 of 3", "x", "0.02", "0.1", "", ""],
+        ["carrier=WN", "▲ drift", "42", "2 of 3", "x", "0.4", "0.1", "", ""],
+        ["carrier=AA", "-", "42", "0 of 3", "x", "0.05", "0.1", "accuracy 0.7", "▲ accuracy"],
+        ["carrier=(other)", "not compared", "100", "", "", "", "", "", ""],
+    ]
+    other = next(v for v in of_class(root, "verdict") if "carrier=(other)" in words(v))
+    assert "Not compared with the reference too few rows window 2026-03-01 00:10 - 00:15 UTC, 100 rows" in plain(other)
+    assert other.get("class") == "verdict"
+    section = next(s for s in of_class(root, "segment") if s.get("aria-label") == "segment carrier=(other)")
+    assert not of_class(section, "heat")
+    assert {bar.get("class") for bar in of_class(section, "bar")} == {"bar unjudged"}
+
+
+def test_the_segments_in_detail_are_those_that_drifted_most(board):
+    for number in range(30):
+        board.add(drift(0, scored("x", 0.3 if number % 7 == 3 else 0.02), segment=f"s{number:02}"))
+    board.add(drift(0, scored("x", 0.02)))
+    names = list(board.shown())
+    assert len(names) == boards.SEGMENTS
+    assert names[0] == ""
+    assert set(names[1:5]) == {"s03", "s10", "s17", "s24"}
+
+
+def test_counted_windows_have_spans_of_their_own(board):
+    for number, (start, end) in enumerate([(0, 0.001), (0.2, 65), (40, 40.5)]):
+        at = (BEGIN + timedelta(seconds=start), BEGIN + timedelta(seconds=end))
+        for record in (drift(0, scored("x", 0.02)), statistics(0), performance(0)):
+            board.add(counted(record, number, *at))
+    _, root = shown(board)
+    spans = [plain(bar).partition(" UTC")[0] for bar in of_class(root, "ok")]
+    assert spans == [
+        "no. 0, 2026-03-01 00:00:00 - 00:00:00",
+        "no. 1, 2026-03-01 00:00:00 - 00:01:05",
+        "no. 2, 2026-03-01 00:00:40 - 00:00:40",
+    ]
+    edges = [(float(bar.get("x")), float(bar.get("width"))) for bar in of_class(root, "ok")]
+    assert all(a + width <= b for (a, width), (b, _) in pairwise(edges))
+
+
 def test_overlapping_windows_are_not_added_up(board):
     for number in range(3):
         board.add(statistics(number, rows=100))
@@ -401,14 +679,15 @@ def test_markup_escapes_text_and_attributes():
 # --- The whole, with a real Kafka ------------------------------------------------------------------------------------
 
 
-def monitor_of(tmp_path, kafka, name):
+def monitor_of(tmp_path, kafka, name, performance="{}"):
     return parse(
         f"""
         apiVersion: driftline.io/v1
         kind: ModelMonitor
         metadata: {{name: {name}}}
         spec:
-          model: {{version: "7", features: [{{name: x, type: numeric}}]}}
+          model: {{version: "7", features: [{{name: x, type: numeric}}], predictions: [{{name: late, type: categorical}}]}}
+          performance: {performance}
           kafka: {{bootstrapServers: "{kafka.bootstrap_servers}", topicTimeout: 10s}}
           reports: {{workspace: {tmp_path / "workspace"}, html: {tmp_path / "out" / "report.html"}}}
         """,
@@ -425,14 +704,16 @@ class Topics:
         from streaming.kafka import ensure_topics
 
         self.kafka, self.names = kafka, monitor.topics
-        names = [self.names.outliers, self.names.statistics, self.names.drift, self.names.deadletter]
+        names = [self.names.outliers, self.names.statistics, self.names.drift, self.names.deadletter, self.names.events]
+        if monitor.spec.performance.metrics:
+            names.append(self.names.performance)
         ensure_topics(kafka.connection, names, partitions=2)
         self._producer = Producer({**kafka.connection.for_confluent(), "log_level": 0})
 
     def write(self, *records):
         for record in records:
             kind = type(record).__name__.lower()
-            topic = getattr(self.names, {"outlier": "outliers"}.get(kind, kind))
+            topic = getattr(self.names, {"outlier": "outliers", "event": "events"}.get(kind, kind))
             self._producer.produce(topic, encoded(record), key=f"{record.id}")
         assert self._producer.flush(10) == 0
 
@@ -499,6 +780,20 @@ def test_once_reports_everything_and_again_changes_nothing(tmp_path, topics):
     assert run(topics.monitor, once=True) == 0
     assert runs(tmp_path) == before
     assert "Windows 4 1 in progress" in words(report(tmp_path))
+
+
+def test_performance_is_read_where_it_is_asked_for(tmp_path, kafka):
+    from streaming.reporter import run
+
+    monitor = monitor_of(tmp_path, kafka, "with-performance", "{metrics: [accuracy]}")
+    model, topics = monitor.name, Topics(kafka, monitor)
+    topics.write(drift(0, model=model), statistics(0, model=model), event(0, model=model))
+    topics.write(*(performance(0, 0.5 + revision / 10, revision=revision, model=model) for revision in (1, 2, 3)))
+    assert run(monitor, once=True) == 0
+    text = words(report(tmp_path))
+    assert "accuracy 0.8 100 of 100 labels" in text
+    assert "baselineAdopted" in text
+    assert len(runs(tmp_path)) == 1
 
 
 def test_what_is_no_report_is_counted_and_does_not_stop_the_others(tmp_path, topics):

@@ -1,5 +1,6 @@
 """Runs of the workspace against stock Evidently on the same rows."""
 
+import asyncio
 import json
 import time
 import warnings
@@ -47,7 +48,8 @@ with warnings.catch_warnings():
         ValueDrift,
     )
     from evidently.presets import DataDriftPreset
-    from evidently.ui.service.storage.local.base import LocalState
+    from evidently.ui.service.base import SeriesFilter
+    from evidently.ui.service.storage.local.base import InMemoryDataStorage, LocalState
     from evidently.ui.service.storage.local.watcher import WorkspaceDirHandler
     from evidently.ui.workspace import Workspace
     from watchdog.observers import Observer
@@ -314,6 +316,35 @@ def test_a_run_says_what_it_is_about():
     assert model.metadata["drift_record"] == record.id
     assert model.metadata["model_id"] == "toy"
     assert snapshot(drift(0, scored("x", 0.2)), None).to_snapshot_model().tags[-1] == "drifted"
+
+
+def test_a_segment_that_is_compared_with_nothing_has_statistics_only():
+    alone = msgspec.structs.replace(drift(3, segment="eu"), columns=[], unjudged="too few rows")
+    model = snapshot(alone, statistics(3, segment="eu")).to_snapshot_model()
+    assert "segment: eu" in model.tags
+    assert model.metadata["not_compared"] == "too few rows"
+    assert model.metadata["drift_record"] == alone.id
+    assert DriftedColumnsCount().metric_id not in model.metric_results
+    assert RowCount().metric_id in model.metric_results
+    assert not snapshot(alone, None).to_snapshot_model().metric_results
+
+
+def test_the_dashboard_draws_all_requests_and_no_segment(tmp_path):
+    project = Project(tmp_path, "toy")
+    for segment, rows in (("", 100), ("eu", 60), ("us", 40)):
+        counted = statistics(rows=rows, segment=segment)
+        project.put(snapshot_id(counted), snapshot(drift(segment=segment), counted))
+    storage = InMemoryDataStorage(str(tmp_path))
+    panels = Workspace(str(tmp_path)).get_project(project.id).dashboard.model().panels
+    (metric,) = (value for panel in panels for value in panel.values if panel.title == "Rows")
+
+    def drawn(metadata):
+        one = SeriesFilter(tags=[], metadata=metadata, metric=metric.metric, metric_labels={})
+        found = asyncio.run(storage.get_data_series(project.id, [one], None, None))
+        return [value for series in found.series for value in series.values]
+
+    assert drawn(metric.metadata) == [100.0]
+    assert drawn({"segment": "eu"}) == [60.0]
 
 
 def test_the_two_records_of_a_window_are_one_run_and_other_windows_are_others():
