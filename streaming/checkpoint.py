@@ -191,13 +191,14 @@ class _Place:
         self._fs.pipe_file(f"{self._root}/{name}", data)
 
     def set_aside(self, name: str, folder: str) -> None:
-        """Move a file, with its checksum."""
+        """Move a file with its checksum, or a folder."""
         parent, _, base = name.rpartition("/")
         for each in (base, _crc(base)):
             source, target = f"{parent}/{each}".lstrip("/"), f"{folder}/{parent}/{each}".replace("//", "/")
             if self._fs.exists(f"{self._root}/{source}"):
                 self._fs.makedirs(f"{self._root}/{target}".rpartition("/")[0], exist_ok=True)
-                self._fs.mv(f"{self._root}/{source}", f"{self._root}/{target}")
+                whole = self._fs.isdir(f"{self._root}/{source}")
+                self._fs.mv(f"{self._root}/{source}", f"{self._root}/{target}", recursive=whole)
 
     def unwritable(self) -> list[Problem]:
         """Whether a file can be written; on a local disk also a byte in it, which a full one refuses."""
@@ -346,12 +347,15 @@ class _Checkpoint:
             text = f"offsets/{last}, what batch {last} reads, {planned}"
             if before is None:
                 newer = tuple(f"{folder}/{last}" for folder in ("offsets", "commits"))
+                # Before batch 0 Spark wants nothing at all in `state`.
+                state = self._state_after(last) if last > 0 else ["state"]
+                where = f"where batch {last - 1} ended" if last > 0 else "the beginning"
                 faults.append(
                     _Fault(
                         text,
-                        f"batch {last} is set aside with the state that it made, and planned again from where batch {last - 1} ended; "
+                        f"batch {last} is set aside with the state that it made, and planned again from {where}; "
                         "what it had reported comes again with equal ids, and its messages may be divided among batches otherwise",
-                        (*newer, *self._state_after(last)),
+                        (*newer, *state),
                     ),
                 )
             else:

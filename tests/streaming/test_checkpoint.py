@@ -123,6 +123,20 @@ def test_what_can_be_mended_is_said_and_mended_and_nothing_is_deleted(name, chec
     assert {path for path in kept if path.endswith(".crc")} == {str(crc(Path(path))) for path in moved}
 
 
+def test_the_only_batch_is_set_aside_with_all_of_the_state(checkpoint):
+    """Spark begins with batch 0 only where `state` is empty, schemas and all."""
+    for batch in (1, 2):
+        for folder in ("offsets", "commits"):
+            (checkpoint / folder / str(batch)).unlink()
+            crc(checkpoint / folder / str(batch)).unlink()
+    half(checkpoint / "offsets/0")
+    (said,) = repair(str(checkpoint), dry_run=False)
+    assert "from the beginning" in said
+    assert not (checkpoint / "state").exists()
+    assert list(checkpoint.glob("driftline/set-aside/*/state/0/_metadata/v2/0"))
+    assert examine(str(checkpoint), free_bytes=0) == []
+
+
 def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
