@@ -21,6 +21,10 @@ NOISE = 1e-6
 _FEWEST = 50
 _CELLS = 2**17
 """Cells looked at together, so that what is made of them stays in the processor's cache (1 MB)."""
+_BITS, _SMALL = 30, -20
+"""Scores are rounded to so many binary digits, those below 2^-20 as if they were that large."""
+_CLOSE = 2.0**_BITS * 1e-12
+"""A quick score that is so close to the middle between two rounded ones, in their distance, may belong to either."""
 _SURE = 1e-6
 """How much the quick score may differ from the exact one, relative to the threshold."""
 
@@ -82,7 +86,7 @@ class FittedModel(ABC):
 
     @abstractmethod
     def quick(self, z: NDArray[np.float64], there: NDArray[np.bool_] | None) -> NDArray[np.float64]:
-        """(n,) scores, right to about 1e-9.
+        """(n,) scores, right to about 1e-12.
 
         Parameters
         ----------
@@ -108,9 +112,13 @@ class FittedModel(ABC):
         return np.zeros(len(self.scale.mean))
 
     def score(self, block: Block) -> NDArray[np.float64]:
-        """(rows,) scores; NaN where no number is there. Never raises on data."""
+        """(rows,) scores, those below the threshold to nine digits; NaN where no number is there. Never raises on data.
+
+        Equal rows have equal scores in any batch: those of the reference are marks of the ruler that scores are counted on, and an
+        instance that is a bit below its mark would be counted elsewhere.
+        """
         scores = np.empty(block.rows)
-        for start, found, _, _ in self._scored(block):
+        for start, found, _, _ in self._scored(block, rounded=True):
             scores[start : start + len(found)] = found
         return scores
 
@@ -138,7 +146,7 @@ class FittedModel(ABC):
         )
 
     def _scored(
-        self, block: Block
+        self, block: Block, *, rounded: bool = False
     ) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]]:
         """Piece by piece: its first row, its scores, which of its rows are flagged, and their contributions."""
         for start, z, holes in self._pieces(block.numeric):
@@ -151,10 +159,17 @@ class FittedModel(ABC):
                 scores[~some] = self.quick(z[:, ~some], None)
                 scores[some] = self.quick(z[:, some], there[:, some])
                 scores[holes.all(axis=0)] = np.nan
-            near = np.flatnonzero(scores >= self.threshold * (1 - _SURE))
+            unsure = scores >= self.threshold * (1 - _SURE)
+            if rounded:
+                unsure |= np.abs(_steps(scores)[0] % 1 - 0.5) < _CLOSE
+            near = np.flatnonzero(unsure)
             contributions = self.parts(np.ascontiguousarray(z[:, near].T), there[:, near].T)
             scores[near] = contributions.sum(axis=1)
             out = scores[near] >= self.threshold
+            if rounded:
+                steps, power = _steps(scores)
+                below = np.minimum(np.ldexp(np.rint(steps), power), np.nextafter(self.threshold, 0))
+                scores = np.where(scores >= self.threshold, scores, below)
             yield start, scores, near[out], contributions[out]
 
     def _pieces(self, x: NDArray[np.float64]) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.bool_] | None]]:
@@ -182,6 +197,12 @@ class FittedModel(ABC):
                 else:
                     holes = None
             yield start, z, holes
+
+
+def _steps(scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Scores as multiples of 2 to a power, such that whole multiples are rounded scores."""
+    power = np.maximum(np.frexp(scores)[1], _SMALL) - _BITS
+    return np.ldexp(scores, -power), power
 
 
 class ModelDetector(LearnedOutlierDetector):
