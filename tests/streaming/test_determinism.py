@@ -158,7 +158,7 @@ def test_spark_reads_one_two_and_eight_partitions_alike(kafka, tmp_path):
     """Three models of one job have the same messages, and batches of 2,000."""
     monitors = {}
     for partitions in (1, 2, 8):
-        name = f"p{partitions}"
+        name = f"read-by-{partitions}"
         text = toy.document(
             tmp_path,
             **known.SECTIONS,
@@ -190,7 +190,7 @@ def test_spark_reads_one_two_and_eight_partitions_alike(kafka, tmp_path):
         monitor = monitors[partitions]
         text = json.dumps(records(kafka, monitor))
         version = Store(monitor.spec.reference.store).current(monitor.name)
-        return json.loads(text.replace(f"p{partitions}", "p1").replace(version, "the baseline"))
+        return json.loads(text.replace(f"read-by-{partitions}", "read-by-1").replace(version, "the baseline"))
 
     same(found(1), found(2), stream, moved=True)
     same(found(1), found(8), stream, moved=True)
