@@ -75,6 +75,10 @@ explore: $(INSTALLED) ## Look for counterexamples to the laws: other examples in
 test-slow: jars ## Run the tests that take longer.
 	@$(PY) -m pytest -m slow $(ARGS)
 
+.PHONY: test-faults
+test-faults: jars ## Break what can break under a running monitor: its final reports stay equal (half an hour).
+	@$(PY) -m pytest tests/streaming/test_faults.py tests/streaming/test_determinism.py -rP $(ARGS)
+
 .PHONY: test-spark test-kafka test-argo
 test-spark test-kafka test-argo: test-%: jars
 	@$(PY) -m pytest -m $* $(ARGS)

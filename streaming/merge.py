@@ -285,7 +285,7 @@ class Merge:
 
     def _idle_at(self, clock: _Clock) -> int:
         """When a partition counts as idle: silence before this run of the job began is the job's, not the stream's."""
-        return max(clock.seen, self.started) + milliseconds(self.me.monitor.spec.window.idle_timeout)
+        return max(min(clock.seen, self.now), self.started) + milliseconds(self.me.monitor.spec.window.idle_timeout)
 
     def _ends(self) -> list[int]:
         """When the open windows end, event time, ms; counted ones have no end."""
@@ -307,7 +307,8 @@ class Merge:
 
     def _provisional_due(self, term: Term, window: _Open) -> int:
         settings = term.me.monitor.spec.window
-        return window.reported + milliseconds(settings.emit_every) if settings.provisional else NEVER
+        reported = min(window.reported, self.now)  # a clock that jumped back would have it wait for what is ahead
+        return reported + milliseconds(settings.emit_every) if settings.provisional else NEVER
 
     def _next_timer(self) -> int | None:
         due = [at for at in (self._windows_due(), self.performance.timer, self.meeting.due) if at is not None]
