@@ -94,7 +94,7 @@ ONE_LINE = {
     # wrong types
     spec("window: 5m"): (
         "m.yaml:12: spec.window: is a text, and a mapping belongs here with the keys "
-        "duration, slide, every, watermarkDelay, idleTimeout, maxClockSkew, emitEvery, provisional, noTraffic"
+        "duration, slide, every, watermarkDelay, idleTimeout, maxClockSkew, emitEvery, provisional, joinWait, noTraffic"
     ),
     spec("drift: {methods: ks}"): "m.yaml:12: spec.drift.methods: 'ks' is a text, and a list belongs here: write [ks]",
     spec("kafka: {partitions: many}"): (
