@@ -45,7 +45,7 @@ from _stream import (
 )
 
 from streaming.broker import EmbeddedKafka
-from streaming.job import session, start
+from streaming.job import FETCHING, session, start
 from streaming.spec import ModelMonitor
 
 BATCH = 250_000
@@ -60,6 +60,7 @@ def yardstick(
         spark.readStream.format("kafka")
         .options(
             **monitor.spec.kafka.for_spark(),
+            **FETCHING,
             subscribe=monitor.topics.inference,
             startingOffsets="earliest",
             maxOffsetsPerTrigger=str(batch),

@@ -56,6 +56,14 @@ _MOST_FAILURES, _FAILURES_S = 3, 600.0
 """So many failures of the query in so long a time are one too many: then whoever started the monitor decides."""
 _FULL_BYTES = 1 << 20
 """A disk with less free is full."""
+FETCHING = {
+    # At the end of a log the broker holds a fetch back until something comes, half a second by default, and the next question waits behind it:
+    # a task that reads the partitions of fifty quiet topics would wait for each of them.
+    "kafka.fetch.max.wait.ms": "20",
+    "kafka.max.poll.records": "5000",
+    "kafka.max.partition.fetch.bytes": str(4 << 20),
+}
+"""How the source reads."""
 _RUNTIME = "org.apache.spark.sql.execution.streaming.runtime"
 _LOGGING = Path(__file__).with_name("log4j2.properties").resolve()
 
@@ -550,6 +558,7 @@ def start(
         "startingOffsets": kafka.starting_offsets,
         "includeHeaders": "true",
         "failOnDataLoss": "true",
+        **FETCHING,
     }
     if bound is not None:
         options["maxOffsetsPerTrigger"] = str(bound)
