@@ -6,7 +6,6 @@ They are written by the driver, so that they come even when no batch does.
 
 import hashlib
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from streaming.spec import ModelMonitor
 
 _FLUSH_S = 10.0
-
-
 _ALARMS = frozenset({"monitorRefused", "baselineRefused", "topicRecreated", "noTraffic"})
 
 
@@ -31,9 +28,6 @@ class Events:
 
     def __init__(self) -> None:
         self._producer: Producer | None = None
-        self._lock = threading.Lock()
-        self.counts: dict[tuple[str, str], int] = {}
-        """(model, reason) -> how many there were since the start."""
 
     def tell(
         self, model: str, reason: EventReason, text: str, monitor: "ModelMonitor | None" = None, at: str = ""
@@ -46,7 +40,6 @@ class Events:
             What the event is about, when the same text may be told twice: part of its id.
         """
         say(f"{model}: {reason}: {text}")
-        self.counts[model, reason] = self.counts.get((model, reason), 0) + 1
         if monitor is None:
             return
         digest = hashlib.sha256(f"{text}\n{at}".encode()).hexdigest()[:12]
@@ -72,16 +65,15 @@ class Events:
     def _connected(self, monitor: "ModelMonitor") -> "Producer":
         from confluent_kafka import Producer
 
-        with self._lock:
-            if self._producer is None:
-                options: dict[str, Any] = {
-                    **monitor.spec.kafka.for_confluent(),
-                    "enable.idempotence": True,
-                    "message.timeout.ms": 60_000,
-                    "log_level": 0,
-                }
-                self._producer = Producer(options)
-            return self._producer
+        if self._producer is None:
+            options: dict[str, Any] = {
+                **monitor.spec.kafka.for_confluent(),
+                "enable.idempotence": True,
+                "message.timeout.ms": 60_000,
+                "log_level": 0,
+            }
+            self._producer = Producer(options)
+        return self._producer
 
 
 def say(text: str) -> None:

@@ -143,11 +143,6 @@ class Fleet:
             self.check(monitor, version)
             self._good = {one for one in self._good if one[0] != str(file)} | {key}
 
-    @property
-    def is_directory(self) -> bool:
-        """Whether files may come and go."""
-        return self.path.is_dir()
-
     def _files(self) -> list[Path]:
         if not self.path.is_dir():
             return [self.path]

@@ -27,7 +27,7 @@ from detectors.statistics.block import Block, Codes
 from detectors.statistics.sample import mixed
 from detectors.statistics.table import summarise
 from reference.baseline import SOURCES, Source, Table
-from streaming.editions import Task, Term, Watched, crew
+from streaming.editions import ALWAYS, Task, Term, Watched, crew
 from streaming.headers import header_column, nested
 from streaming.identity import keys_of, message_keys
 from streaming.labels import DecodedLabels, LabelDecoder
@@ -73,7 +73,6 @@ MOST_PANES = 64
 bring thousands."""
 MOST_PREDICTIONS = 200_000
 """Predictions that a task holds before it sends them on."""
-_NEVER = -(2**62)
 _NO_KEYS = np.empty(0, np.uint64)
 _encode = msgspec.json.Encoder().encode
 
@@ -200,7 +199,7 @@ def fold(batches: Iterator[pa.RecordBatch], task: Task, marks: str) -> Iterator[
                 continue
             model, labels = found
             read = topic or model.newest.monitor.topics.inference
-            frontier = closed.get((model.model, ALL), _NEVER)
+            frontier = closed.get((model.model, ALL), ALWAYS)
             part = folded(messages, model, frontier, read, known.name(read), labels=labels, clock=clock)
             if part.records:
                 yield _records(model.model, part.records)

@@ -20,8 +20,6 @@ from reference.files import write_whole
 
 Key = tuple[str, str]
 """Model and segment."""
-FIRST = -1
-"""A batch before all others."""
 
 
 class Mark(msgspec.Struct, array_like=True):
