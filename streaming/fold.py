@@ -33,7 +33,7 @@ from streaming.identity import keys_of, message_keys
 from streaming.labels import DecodedLabels, LabelDecoder
 from streaming.marks import Marks, batch_number
 from streaming.meeting import packed_requests, packed_responses
-from streaming.messages import Decoded, Reason, Rejected, Rows
+from streaming.messages import Decoded, Decoder, Reason, Rejected, Rows
 from streaming.observations import Observations
 from streaming.pairing import paired
 from streaming.pane import Pane, rfc3339
@@ -242,9 +242,9 @@ def folded(
     clock
         As of `Among`.
     """
-    total = _Folded()
+    total, read = _Folded(), dict[Decoder, Decoded]()
     for among in amongs(model, frontier, topic, name, clock):
-        total.take(_folded(batch, among, _Labels(model) if labels else None))
+        total.take(_folded(batch, among, _Labels(model) if labels else None, read))
         if labels:
             break  # the newest edition reads them for all
     return total
@@ -257,11 +257,22 @@ def amongs(model: Watched, frontier: int, topic: str = "", name: str = "", clock
         yield Among(term, frontier, topic, name, newest=term is terms[0], oldest=term is terms[-1], clock=clock)
 
 
-def _folded(batch: pa.RecordBatch, among: "Among", labels: "_Labels | None" = None) -> _Folded:
-    """Fold one batch; what cannot be folded for a reason nobody foresaw is cornered and becomes a dead letter."""
+def _folded(
+    batch: pa.RecordBatch,
+    among: "Among",
+    labels: "_Labels | None" = None,
+    read: dict[Decoder, Decoded] | None = None,
+) -> _Folded:
+    """Fold one batch; what cannot be folded for a reason nobody foresaw is cornered and becomes a dead letter.
+
+    Parameters
+    ----------
+    read
+        What decoders have made of this batch: editions that read messages alike share one.
+    """
     try:
         fold = _Fold(among, batch)
-        return fold.run() if labels is None else labels.run(fold)
+        return fold.run({} if read is None else read) if labels is None else labels.run(fold)
     except Exception as error:  # noqa: BLE001 - raising in a worker because of data can take the JVM down (design.md)
         if batch.num_rows == 1:
             one = _Fold(among, batch)
@@ -335,9 +346,11 @@ class _Fold:
         """Where there are segments."""
         self.out = _Folded()
 
-    def run(self) -> _Folded:
+    def run(self, read: dict[Decoder, Decoded]) -> _Folded:
         me, batch = self.me, self.batch
-        decoded = me.decoder.decode(batch["value"], self.headers, self.timestamps)
+        if me.decoder not in read:
+            read[me.decoder] = me.decoder.decode(batch["value"], self.headers, self.timestamps)
+        decoded = read[me.decoder]
         rejected = list(decoded.rejected)
         good = np.ones(batch.num_rows, np.bool_)
         good[[one.message for one in rejected]] = False

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow as pa
+    from confluent_kafka.admin import AdminClient
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
 
@@ -286,11 +287,16 @@ class Monitoring:
         return ids
 
     def _ids(self, topics: Iterable[str]) -> dict[str, str]:
-        from confluent_kafka.admin import AdminClient
-
         from streaming.offsets import topic_ids
 
-        return topic_ids(AdminClient({**self.first.spec.kafka.for_confluent(), "log_level": 0}), topics)
+        return topic_ids(self._admin, topics)
+
+    @cached_property
+    def _admin(self) -> "AdminClient":
+        """Asked every few seconds what topics there are, so it stays connected."""
+        from confluent_kafka.admin import AdminClient
+
+        return AdminClient({**self.first.spec.kafka.for_confluent(), "log_level": 0})
 
     def _watch(self, query: "StreamingQuery", spark: "SparkSession", lease: Lease, deadline: float) -> Outcome:
         """Wait until the query ends, or should."""

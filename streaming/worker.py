@@ -64,7 +64,12 @@ class Worker:
     @cached_property
     def unjudged(self) -> str | None:
         """Why windows of this segment are compared with nothing."""
-        return self.baseline.without_reference(self.monitor.spec.segments).get(self.of)
+        return None if self.lean is None else self.lean.without_reference.get(self.of)
+
+    @cached_property
+    def without_reference(self) -> dict[str, str]:
+        """The segments whose windows are compared with nothing, and why."""
+        return self.baseline.without_reference(self.monitor.spec.segments)
 
     @cached_property
     def segmentation(self) -> Segmentation | None:
