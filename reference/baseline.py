@@ -77,6 +77,8 @@ class Baseline:
     """How well the model did, as `detectors.performance.estimate.ReferencePerformance` writes it; None where the training table had no labels."""
     created: str = field(default="", compare=False)
     """RFC 3339; not part of the version."""
+    origin: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Where the rows are from and how they were weighted, as JSON for the manifest; neither part of the version nor of the bytes."""
 
     @property
     def version(self) -> str:

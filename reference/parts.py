@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.errors import NotApplicable
-from detectors.statistics.block import Block, Codes
+from detectors.statistics.block import Block
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.sample import mixed
 from detectors.statistics.table import summarise
 from reference.baseline import FEWEST_ROWS, Part, Table, plan_of
+from reference.count import joined
 from reference.performance import Labelled
 from reference.schema import Column, Schema
 from reference.segments import Division
 
-_FEWEST_VALUES = 1000
+FEWEST_VALUES = 1000
 """So many rows of a segment have their single values kept, however many segments share `reference.rawRows`."""
 
 
@@ -99,6 +100,26 @@ def parts_of(
     }
 
 
+def scores_of(
+    scores: Counted, places: Sequence[NDArray[np.int32]], divisions: Sequence[Division], raw_rows: int
+) -> dict[str, dict[str, ColumnSummary]]:
+    """The summaries of the outlier models' scores in each segment that has enough of them, by its name.
+
+    Parameters
+    ----------
+    places
+        For each division, (scores,) the segment of each row that was scored.
+    """
+    found: dict[str, dict[str, ColumnSummary]] = {name: {} for division in divisions for name in division.names}
+    for at, division in zip(places, divisions, strict=True):
+        groups = _Groups.of(at, len(division.names), raw_rows)
+        for column in scores.schema.columns:
+            for name, size, summary in zip(division.names, groups.sizes, _numeric(column, scores)(groups), strict=True):
+                if size >= FEWEST_ROWS:
+                    found[name][column.name] = summary
+    return found
+
+
 def _performance(names: Sequence[str], groups: "_Groups", labelled: Labelled | None) -> dict[str, bytes]:
     """That of the segments with enough rows."""
     found = {}
@@ -122,7 +143,7 @@ class _Groups:
 
     @classmethod
     def of(cls, places: NDArray[np.int32], segments: int, raw_rows: int) -> "_Groups":
-        most = max(raw_rows // segments, _FEWEST_VALUES)
+        most = max(raw_rows // segments, FEWEST_VALUES)
         order = np.argsort(
             places.astype(np.int16), kind="stable"
         )  # there are 1,001 at most, and 16 bits are sorted by radix
@@ -170,7 +191,7 @@ def _numeric(column: Column, counted: Counted) -> _Read:
 def _categorical(column: Column, counted: Counted) -> _Read:
     """What makes each segment's summary of a categorical column; categories that the whole does not list are not listed here."""
     j = [one.name for one in counted.schema.categorical].index(column.name)
-    all_codes = _joined([part.categorical[j] for part in counted.blocks])
+    all_codes = joined([part.categorical[j] for part in counted.blocks])
     place = {value: code for code, value in enumerate(all_codes.values)}
     listed = [value for value in cast("dict[str, int]", counted.whole[column.name].counts) if value in place]
     codes = np.array([place[value] for value in listed], np.int64)
@@ -192,13 +213,3 @@ def _categorical(column: Column, counted: Counted) -> _Read:
         return summaries
 
     return read
-
-
-def _joined(columns: Sequence[Codes]) -> Codes:
-    """The columns of some blocks as one."""
-    known: dict[str, int] = {}
-    parts = []
-    for column in columns:
-        lookup = np.array([*(known.setdefault(value, len(known)) for value in column.values), -1], np.int32)
-        parts.append(lookup[column.codes])
-    return Codes(np.concatenate(parts), tuple(known))

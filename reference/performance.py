@@ -54,11 +54,11 @@ class Labelled:
         label = label_of(performance, model)
         if label is None:
             return None
-        _see_to([label.name], table)
+        see_to([label.name], table.column_names)
         truth = list(blocks(table, Schema((label,))))
         described = [(column.name, column.type) for column in model.predictions]
         plan = PerformancePlan.of(performance, described, _classes(truth) if label.type == "categorical" else ())
-        _see_to([plan.prediction, *plan.columns], table)
+        see_to([plan.prediction, *plan.columns], table.column_names)
         numeric = [column.name for column in predictions.numeric]
         categorical = [column.name for column in predictions.categorical]
         encoded = [plan.encode(part, numeric, categorical) for part in outputs]
@@ -76,11 +76,12 @@ class Labelled:
         return learn(self.plan, self.predictions[rows], self.labels[rows]).to_bytes()
 
 
-def _see_to(names: Sequence[str], table: pa.Table) -> None:
-    absent = [name for name in names if name not in table.column_names]
+def see_to(names: Sequence[str], there: Sequence[str]) -> None:
+    """Raise UnusableData when performance asks for columns that the training data has not."""
+    absent = [name for name in names if name not in there]
     if absent:
         msg = (
-            f"performance.label asks for the performance on the training table, which lacks {absent}: it has {table.column_names}; "
+            f"performance.label asks for the performance on the training table, which lacks {absent}: it has {list(there)}; "
             "add what is missing, or leave performance.label out"
         )
         raise UnusableData(msg)

@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from detectors.statistics.block import Block, Codes
-from reference.category import category
+from reference.category import LONGEST, category
 from reference.errors import UnusableData
 from reference.schema import Column, Model, Schema
 
@@ -89,7 +89,7 @@ def blocks(table: pa.Table, schema: Schema, rows: int = BATCH_ROWS) -> Iterator[
     UnusableData
         When a numeric column holds something else, naming the column and the first such value.
     """
-    numeric = [_numbers(table[column.name], column) for column in schema.numeric]
+    numeric = [numbers(table[column.name], column) for column in schema.numeric]
     categorical = [_categories(table[column.name], column) for column in schema.categorical]
     for start in range(0, table.num_rows, rows):
         stop = min(start + rows, table.num_rows)
@@ -103,8 +103,14 @@ def blocks(table: pa.Table, schema: Schema, rows: int = BATCH_ROWS) -> Iterator[
         yield Block(values, missing, tuple(_part(codes, start, stop) for codes in categorical))
 
 
-def _numbers(column: pa.ChunkedArray, spec: Column) -> pa.Array:
-    """One array of float64 with nulls."""
+def numbers(column: pa.ChunkedArray, spec: Column) -> pa.Array:
+    """A numeric column as one array of float64 with nulls.
+
+    Raises
+    ------
+    UnusableData
+        When it holds something else, naming the column and the first such value.
+    """
     array = _whole(column)
     kind = array.type
     if array.null_count == len(array):
@@ -124,23 +130,51 @@ def _numbers(column: pa.ChunkedArray, spec: Column) -> pa.Array:
 
 def _categories(column: pa.ChunkedArray, spec: Column) -> Codes:
     """The column as codes; every distinct value is written once, by `category`."""
-    array = _whole(column)
-    kind = array.type
+    encoded = _whole(column)
+    if pa.types.is_float16(encoded.type):
+        encoded = encoded.cast(pa.float64())
     try:
-        if pa.types.is_float16(kind):
-            array = array.cast(pa.float64())
-        encoded = array.dictionary_encode()
-        texts = _texts(encoded.dictionary)
-    except (pa.ArrowException, TypeError, ValueError):
-        msg = f"column {spec.name!r} holds {kind}, which has no text: convert it to strings"
-        raise UnusableData(msg) from None
+        encoded = encoded.dictionary_encode()
+    except (pa.ArrowException, TypeError):
+        raise UnusableData(no_text(spec, encoded.type)) from None
     known: dict[str, int] = {}
     lookup = np.array(
-        [-1 if text is None else known.setdefault(text, len(known)) for text in texts] + [-1],  # the last for null
+        [
+            *(
+                -1 if text is None else known.setdefault(text, len(known))
+                for text in texts_of(encoded.dictionary, spec).to_pylist()
+            ),
+            -1,  # the last for null
+        ],
         np.int32,
     )
-    indices = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+    indices = encoded.indices.fill_null(len(lookup) - 1).to_numpy(zero_copy_only=False)
     return Codes(lookup[indices], tuple(known))
+
+
+def texts_of(distinct: pa.Array, spec: Column) -> pa.Array:
+    """(as many,) the texts that stand for distinct values of a categorical column, null for what counts as missing.
+
+    Raises
+    ------
+    UnusableData
+        When they have no text, naming the column.
+    """
+    kind = distinct.type
+    try:
+        if _is_text(kind):
+            plain = distinct.cast(pa.large_string())
+            plain.validate(full=True)
+            if (pc.max(pc.binary_length(plain)).as_py() or 0) <= LONGEST:
+                return plain  # nothing to shorten
+        return pa.array(_texts(distinct), pa.large_string())
+    except (pa.ArrowException, TypeError, ValueError):
+        raise UnusableData(no_text(spec, kind)) from None
+
+
+def no_text(spec: Column, kind: pa.DataType) -> str:
+    """What is said of a categorical column of such a type."""
+    return f"column {spec.name!r} holds {kind}, which has no text: convert it to strings"
 
 
 def _texts(distinct: pa.Array) -> list[str | None]:

@@ -43,10 +43,10 @@ class Distinct:
     @classmethod
     def of(cls, columns: Sequence[NDArray[np.float64]], categorical: Sequence[Codes] = ()) -> "Distinct":
         """Of one batch: the finite values of each numeric column, in any order, and the categorical columns."""
-        return cls((*map(_of_numbers, columns), *(_smallest(_of_texts(column)) for column in categorical)))
+        return cls((*map(_of_numbers, columns), *(smallest(_of_texts(column)) for column in categorical)))
 
     def __add__(self, other: "Distinct") -> "Distinct":
-        return Distinct(tuple(_smallest(np.concatenate(pair)) for pair in zip(self.hashes, other.hashes, strict=True)))
+        return Distinct(tuple(smallest(np.concatenate(pair)) for pair in zip(self.hashes, other.hashes, strict=True)))
 
     def estimate(self, column: int) -> float:
         """Number of distinct values of a column."""
@@ -71,7 +71,7 @@ def _of_numbers(values: NDArray[np.float64]) -> NDArray[np.uint64]:
             # Many values are repetitions: so many times as high the limit would be right.
             times = _SPARE * KEPT / max(count - 4 * math.sqrt(count), 1.0)
             limit = _EVERY if float(limit) * times >= float(_EVERY) else np.uint64(float(limit) * times)
-    return _smallest(mixed(_each_once(compiled.ascending(values)).view(np.uint64)))
+    return smallest(mixed(_each_once(compiled.ascending(values)).view(np.uint64)))
 
 
 def _each_once(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -93,7 +93,7 @@ def _of_texts(column: Codes) -> NDArray[np.uint64]:
     return np.array([hash_of(column.values[code]) for code in used.tolist()], np.uint64)
 
 
-def _smallest(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def smallest(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """At most 2,048, ascending, each once."""
     if len(hashes) > 2 * KEPT:
         few = np.unique(hashes[hashes < _enough(len(hashes))])
