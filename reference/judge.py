@@ -151,6 +151,7 @@ def judge(
     drift: DriftRules | None = None,
     performance: Performance = _NONE,
     rows: pa.Table | None = None,
+    trouble: str | None = None,
     judged_at: datetime | None = None,
 ) -> Judgement:
     """Compare a new baseline with what the model declares, with itself and with the current baseline.
@@ -166,6 +167,8 @@ def judge(
     rows
         Some rows of the training table in a random order, with the features and the column `performance.label`; without them nothing is said
         of leaks of the label.
+    trouble
+        Why the current baseline cannot be read, if so: it is told, and nothing is compared.
     judged_at
         Default: now.
 
@@ -174,6 +177,7 @@ def judge(
     rules = DriftRules() if drift is None else drift
     comparisons = [] if current is None else list(_compared(new, current, rules))
     found = [
+        *_of_trouble(trouble),
         *_of_rows(new, current, gate),
         *_of_schema(new, current, gate),
         *_of_columns(new, current, model, gate),
@@ -261,6 +265,12 @@ def _sums(spread: Ramps, ruler: Ruler, bins: NDArray[np.int64], column: ColumnSu
 
 
 # --- Rows and schema -------------------------------------------------------------------------------------------------
+
+
+def _of_trouble(trouble: str | None) -> Iterator[Check]:
+    if trouble is not None:
+        text = f"nothing is compared with the current baseline, which cannot be read: {trouble}"
+        yield Check(check="currentBaseline", level="warn", value=None, limit=None, text=text)
 
 
 def _of_rows(new: Baseline, current: Baseline | None, gate: Gate) -> Iterator[Check]:

@@ -4,6 +4,9 @@ from pydantic import Field
 
 from detectors.settings import Settings
 from detectors.statistics.ruler import DEFAULT_RESOLUTION
+from reference.data import Data
+from reference.gate import Gate
+from reference.registry import MLflow
 
 
 class Reference(Settings):
@@ -27,3 +30,11 @@ class Reference(Settings):
 
     A window counts the same ones exactly, and up to 1,000 others, whatever this says.
     """
+    data: Data | None = None
+    """Where the training table is: what `driftline reference refresh` builds from, and `build` without `--data`."""
+    keep: int = Field(default=10, ge=1)
+    """Versions that a refresh leaves in the store, besides those that are current, were current within the last day or are named."""
+    gate: Gate = Gate()
+    """What a new baseline must be like to become the current one by itself."""
+    mlflow: MLflow | None = None
+    """A registry that is told which baseline a model version has. Default: none."""
