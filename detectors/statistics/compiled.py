@@ -24,7 +24,7 @@ else:
 
 
 def compiled(*, reordering: bool = False) -> Callable[[F], F]:
-    """Compile a function when it is first called; where nothing can be compiled, leave it as it is.
+    """Compile a function when it is first called; where nothing can be compiled, leave it as it is. Other threads run meanwhile.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def compiled(*, reordering: bool = False) -> Callable[[F], F]:
             return function
         allowed = {"reassoc", "nsz"} if reordering else False
         try:
-            made: F = numba.njit(function, cache=True, error_model="numpy", fastmath=allowed)
+            made: F = numba.njit(function, cache=True, error_model="numpy", fastmath=allowed, nogil=True)
         except RuntimeError:  # no place: compiling anew in every worker would delay its first batch by seconds
             HERE = False
             return function
