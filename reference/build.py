@@ -240,7 +240,7 @@ class _Job:
     def streamed(self, look: Look, progress: Progress) -> Baseline:
         """From what the first pass told, and a second one."""
         model, settings, predictions = self.model, self.settings, self.predictions
-        weighing = None if self.weight is None else _weighing(self.weight, look)
+        weighing = None if self.weight is None else _weighing(self.weight, look.rows, look.weights)
         sampled = look.sample.table
         keys = look.sample.keys
         if weighing is not None:
@@ -465,11 +465,11 @@ def _told(parts: Iterable[T], many: int, progress: Progress) -> Iterator[T]:
         progress(done / many)
 
 
-def _weighing(column: str, look: Look) -> Weighing:
-    if look.weights.total <= 0:
+def _weighing(column: str, rows: int, weights: Weights) -> Weighing:
+    if weights.total <= 0:
         msg = f"all weights in column {column!r} are 0: no row counts; give some rows a weight"
         raise UnusableData(msg)
-    return Weighing(column, look.rows / look.weights.total)
+    return Weighing(column, rows / weights.total)
 
 
 def _weighted(source: Source, columns: Sequence[str], weight: str) -> tuple[pa.Table, Weights]:
@@ -486,8 +486,7 @@ def _weighted(source: Source, columns: Sequence[str], weight: str) -> tuple[pa.T
     table = pa.concat_tables(parts)
     w = weights_of(table[weight], weight)
     sums = Weights(float(w.sum()), float(w @ w))
-    look = Look(len(w), np.empty(0), np.empty(0), (), sums, None)  # type: ignore[arg-type] # only its sums are read
-    rows, _ = copied(_weighing(weight, look).times(w, np.concatenate(keys)), np.concatenate(keys))
+    rows, _ = copied(_weighing(weight, len(w), sums).times(w, np.concatenate(keys)), np.concatenate(keys))
     return table.take(pa.array(rows)).select(list(columns)), sums
 
 

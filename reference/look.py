@@ -231,6 +231,8 @@ class Look:
     low: NDArray[np.float64]
     """(numeric columns,) smallest finite value; infinite where there is none."""
     high: NDArray[np.float64]
+    missing: NDArray[np.int64]
+    """(numeric columns,)"""
     categories: tuple[Categories, ...]
     """Of the categorical columns."""
     weights: Weights
@@ -305,6 +307,7 @@ class Looker:
         """
         numeric, categorical = self.schema.numeric, self.schema.categorical
         low, high = np.full(len(numeric), np.inf), np.full(len(numeric), -np.inf)
+        missing = np.zeros(len(numeric), np.int64)
         counted: list[list[Categories]] = [[] for _ in categorical]
         rows, total, squares = 0, 0.0, 0.0
         keys: list[NDArray[np.uint64]] = []
@@ -312,7 +315,9 @@ class Looker:
         held, limit = 0, np.uint64(self.limit)
         for table in tables(fragment, self.columns):
             for j, column in enumerate(numeric):
-                a, b = _extremes(numbers(table[column.name], column))
+                values = numbers(table[column.name], column)
+                missing[j] += values.null_count
+                a, b = _extremes(values)
                 low[j], high[j] = min(low[j], a), max(high[j], b)
             for seen, column in zip(counted, categorical, strict=True):
                 seen.append(Categories.of(table[column.name], column))
@@ -336,7 +341,7 @@ class Looker:
                 limit = min(limit, one.limit() + np.uint64(1))
         sample = Rows.of(self.size, keys, parts) if parts else Rows(self.size, np.empty(0, np.uint64), pa.table({}))
         sums = tuple(Categories.sum_of(seen) for seen in counted)
-        return Look(rows, low, high, sums, Weights(total, squares), sample)
+        return Look(rows, low, high, missing, sums, Weights(total, squares), sample)
 
     def pack(self, look: Look) -> bytes:
         """The binary form: MessagePack of little-endian arrays, and of rows as Arrow's stream. Never pickle."""
@@ -344,6 +349,7 @@ class Looker:
             "rows": look.rows,
             "low": look.low.tobytes(),
             "high": look.high.tobytes(),
+            "missing": look.missing.tobytes(),
             "categories": [
                 (
                     _stream(pa.table({"text": one.values, "count": one.counts})),
@@ -381,6 +387,7 @@ class Looker:
             body["rows"],
             np.frombuffer(body["low"]),
             np.frombuffer(body["high"]),
+            np.frombuffer(body["missing"], np.int64),
             tuple(categories),
             Weights(*body["weights"]),
             Rows(self.size, np.frombuffer(keys, np.uint64), _streamed(rows)),
@@ -390,13 +397,14 @@ class Looker:
         """Of all fragments, in their order. Meanwhile `limit` falls, so that fragments which are looked at later keep fewer rows."""
         rows, weights = 0, Weights()
         low = np.full(len(self.schema.numeric), np.inf)
-        high = -low
+        high, missing = -low, np.zeros(len(low), np.int64)
         categories = [Categories.empty() for _ in self.schema.categorical]
         keys: list[NDArray[np.uint64]] = []
         parts: list[pa.Table] = []
         for look in looks:
             rows += look.rows
             low, high = np.minimum(low, look.low), np.maximum(high, look.high)
+            missing = missing + look.missing
             categories = [Categories.sum_of((a, b)) for a, b in zip(categories, look.categories, strict=True)]
             weights = Weights(weights.total + look.weights.total, weights.squares + look.weights.squares)
             if len(look.sample.keys):
@@ -408,7 +416,7 @@ class Looker:
                 self.limit = min(self.limit, int(one.limit()) + 1)
         empty = Rows(self.size, np.empty(0, np.uint64), pa.table({}))
         sample = Rows.of(self.size, keys, parts).ordered() if parts else empty
-        return Look(rows, low, high, tuple(categories), weights, sample)
+        return Look(rows, low, high, missing, tuple(categories), weights, sample)
 
 
 def weights_of(column: pa.ChunkedArray, name: str) -> NDArray[np.float64]:
