@@ -317,3 +317,29 @@ def tidied(settled: Settled, settings: Reference, *, named: Sequence[str] = ()) 
         )
         answer |= {"registry": told.status, "registry_text": told.text}
     return replace(settled, refreshed=msgspec.structs.replace(done, **answer))
+
+
+def promoted(
+    baseline: Baseline, rules: Rules, *, render: Render = lambda *_: {}, force: Force | None = None, why: str = ""
+) -> Settled:
+    """A version that is in the store becomes the current one, because a person wants it.
+
+    Its own judgement counts while it is about the current baseline: it may know of leaks of the label, which the stored version does not tell. Else
+    it is judged again.
+
+    Raises
+    ------
+    PromotionConflict
+        When another was faster.
+    """
+    store = Store(rules.settings.store)
+    model, version = baseline.model, baseline.version
+    previous, kept = _current(store, model), _kept(store, model, version)
+    if kept is None or kept.previous != previous or previous == version:
+        return settle(baseline, rules, render=render, force=force)
+    if kept.decision == "reject" and force is None:
+        return Settled(_refreshed("rejected", kept, store.url, previous, previous), kept)
+    forced = kept.decision == "reject"
+    who, said = (None, why) if force is None else (force.by, force.why)
+    store.promote(model, version, expected=previous or "", by=who, why=said, forced=forced)
+    return Settled(_refreshed("promoted", kept, store.url, previous, version, forced=forced), kept)

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from reference.errors import DriftlineError
+from workflows.reference_cli import reference
+from workflows.terminal import complain, console, print_json, table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from streaming.document import Problem
     from streaming.spec import ModelMonitor
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 failed (a service that is not there, a job that died, an extra that is not installed); \
-2 bad input (a ModelMonitor, a training table, an option), nothing was started; 130 interrupted by Ctrl-C."""
+2 bad input (a ModelMonitor, a training table, an option), nothing was started; 4 the gate did not let a baseline become \
+the current one, everything else was done; 130 interrupted by Ctrl-C."""
 
 EXTRAS = {
     "pyspark": "streaming",
@@ -61,7 +61,6 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-reference = _group("Baselines: what the training data looked like.")
 monitor = _group("The streaming job that watches one model.")
 logger = _group("The inference logger between the model server and Kafka.")
 report = _group("The reporter: final windows become Evidently snapshots and one HTML page.")
@@ -117,19 +116,20 @@ def validate(
     """
     reports = [_validated(file) for file in files]
     if as_json:
-        _print_json(reports)
+        print_json(reports)
     else:
         for one in reports:
             for problem in one["problems"]:
-                _complain(problem["message"])
+                complain(problem["message"])
             if one["valid"]:
-                _console().print(f"{one['file']}: OK: {one['summary']}", style="green", markup=False, soft_wrap=True)
+                console().print(f"{one['file']}: OK: {one['summary']}", style="green", markup=False, soft_wrap=True)
             if one["note"]:
-                _console(stderr=True).print(f"{one['file']}: note: {one['note']}", style="yellow", soft_wrap=True)
+                console(stderr=True).print(f"{one['file']}: note: {one['note']}", style="yellow", soft_wrap=True)
     return 0 if all(one["valid"] for one in reports) else 2
 
 
 def _validated(file: Path) -> dict[str, Any]:
+    from reference.errors import StoreError
     from streaming.document import Problem
     from streaming.errors import InvalidMonitor
     from streaming.spec import load
@@ -147,11 +147,11 @@ def _validated(file: Path) -> dict[str, Any]:
     )
     try:
         lacking, compared = _baseline_problems(monitor)
-    except DriftlineError as error:
-        lacking, compared = [str(error)], ""
-    except Exception as error:  # noqa: BLE001 - whatever keeps a remote store from answering is no fault of the file
+    except StoreError as error:  # whatever keeps a store from answering is no fault of the file
         lacking, compared = [], ""
         found["note"] = f"not compared with its baseline: {monitor.spec.reference.store}: {error}"
+    except DriftlineError as error:
+        lacking, compared = [str(error)], ""
     found["problems"] = [_problem(Problem(str(file), None, "spec.reference", text)) for text in lacking]
     found["valid"] = not lacking
     found["summary"] += compared
@@ -196,12 +196,12 @@ def schema(
     if record is None:
         from streaming.spec import json_schema
 
-        _print_json(json_schema())
+        print_json(json_schema())
     else:
         from streaming.reports import RECORDS
         from streaming.reports import json_schema as record_schema
 
-        _print_json(record_schema(RECORDS[record]))
+        print_json(record_schema(RECORDS[record]))
     return 0
 
 
@@ -218,163 +218,6 @@ def demo(
     from workflows.demo.run import demo as run
 
     return run(fast=fast, keep=keep)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-@reference.command("build")
-def reference_build(
-    config: Config,
-    data: Annotated[
-        Path, typer.Option(metavar="TABLE", help="The training table: Parquet or CSV, one row an instance.")
-    ],
-    *,
-    as_json: AsJson = False,
-) -> int:
-    """Build a baseline from a training table, and make it the one that monitors compare with."""
-    from reference.build import build
-    from reference.performance import label_of
-    from reference.store import Store
-    from reference.table import read_table
-    from streaming.spec import load
-
-    spec = (model := load(config, importing=False)).spec
-    with _progress() as progress:
-        task = progress.add_task(f"reading {data.name}", total=None)
-        table = read_table(data, spec.model, label_of(spec.performance, spec.model))
-        progress.update(task, description=f"folding {table.num_rows:,} rows", total=1.0)
-        baseline = build(
-            table,
-            spec.model,
-            spec.reference,
-            spec.outliers.learned,
-            lambda share: progress.update(task, completed=share),
-            segments=spec.segments,
-            performance=spec.performance,
-        )
-        progress.update(task, description=f"publishing to {spec.reference.store}")
-        version = Store(spec.reference.store).publish(baseline)
-    if as_json:
-        _print_json(_as_document(baseline, spec.reference.store))
-        return 0
-    console = _console()
-    console.print(
-        f"baseline {version} of {model.name}: {baseline.rows:,} rows, now current in {spec.reference.store}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    for each in _baseline_tables(baseline, short=True):
-        console.print(each)
-    return 0
-
-
-@reference.command("show")
-def reference_show(
-    config: Config,
-    *,
-    version: Annotated[
-        str | None,
-        typer.Option(
-            help="Default: the version that the ModelMonitor names, usually the current one.", show_default=False
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Show a baseline as a table: what the training data looked like, column by column."""
-    from reference.store import Store
-    from streaming.spec import load
-
-    model = load(config, importing=False)
-    section = model.spec.reference
-    baseline = Store(section.store).load(model.name, version or section.version)
-    if as_json:
-        _print_json(_as_document(baseline, section.store))
-        return 0
-    console = _console()
-    console.print(
-        f"baseline {baseline.version} of {baseline.model} (model version {baseline.model_version}), "
-        f"{baseline.rows:,} rows, built {baseline.created}, in {section.store}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    for each in _baseline_tables(baseline, short=False):
-        console.print(each)
-    return 0
-
-
-@reference.command("list")
-def reference_list(config: Config, *, as_json: AsJson = False) -> int:
-    """List the baselines of a model, oldest first."""
-    from reference.errors import BaselineNotFound
-    from reference.store import Store
-    from streaming.spec import load
-
-    model = load(config, importing=False)
-    store = Store(model.spec.reference.store)
-    manifests = store.versions(model.name)
-    try:
-        current: str | None = store.current(model.name)
-    except BaselineNotFound:
-        current = None
-    if as_json:
-        _print_json([{**manifest, "current": manifest["version"] == current} for manifest in manifests])
-        return 0
-    if not manifests:
-        _console(stderr=True).print(f"no baseline of {model.name} in {store.url} yet", style="yellow", soft_wrap=True)
-        return 0
-    table = _table("version", "", "built", ">rows", ">features", ">predictions", "model version")
-    for manifest in manifests:
-        table.add_row(
-            manifest["version"],
-            "current" if manifest["version"] == current else "",
-            manifest["created"],
-            f"{manifest['rows']:,}",
-            str(len(manifest["features"])),
-            str(len(manifest["predictions"])),
-            manifest["modelVersion"],
-        )
-    _console().print(table)
-    return 0
-
-
-def _as_document(baseline: Any, store: str) -> dict[str, Any]:
-    from reference.describe import describe
-
-    return {
-        "model": baseline.model,
-        "modelVersion": baseline.model_version,
-        "version": baseline.version,
-        "created": baseline.created,
-        "rows": baseline.rows,
-        "store": store,
-        "columns": describe(baseline),
-    }
-
-
-def _baseline_tables(baseline: Any, *, short: bool) -> "Iterator[Table]":
-    """One table of the numeric columns and one of the categorical ones, as far as there are any."""
-    from reference.describe import QUARTILES, describe
-
-    rows = describe(baseline)
-    numbers = ["mean", "stddev", "min", *QUARTILES, "max"]
-    if short:
-        numbers = ["mean", "stddev", "min", "max"]
-    numeric = _table("column", "type", ">rows", ">missing", *(f">{name}" for name in numbers), ">distinct")
-    categorical = _table("column", "type", ">rows", ">missing", ">distinct", "most frequent")
-    for row in rows:
-        name = row["column"] + (" (prediction)" if row["source"] == "response" else "")
-        distinct = "many" if row["distinct"] is None else f"{row['distinct']:,}"
-        head = (name, row["type"], f"{row['rows']:,}", f"{row['missing']:,}")
-        if row["type"] == "numeric":
-            values = ("" if row[number] is None else f"{row[number]:.6g}" for number in numbers)
-            numeric.add_row(*head, *values, distinct)
-        else:
-            shares = (f"{category} {count / max(row['rows'], 1):.1%}" for category, count in (row["top"] or {}).items())
-            categorical.add_row(*head, distinct, ", ".join(shares))
-    for table in (numeric, categorical):
-        if table.row_count:
-            yield table
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -414,7 +257,7 @@ def monitor_repair(
         done = repair(checkpoint, dry_run=not yes)
         wrong = [problem.text for problem in examine(checkpoint) if problem.fatal]
     if as_json:
-        _print_json({"checkpoint": checkpoint, "dryRun": not yes, "done": done, "wrong": wrong})
+        print_json({"checkpoint": checkpoint, "dryRun": not yes, "done": done, "wrong": wrong})
     else:
         for line in done or [f"nothing to mend in {checkpoint}"]:
             typer.echo(line)
@@ -459,7 +302,7 @@ def detectors_list(*, as_json: AsJson = False) -> int:
 
     catalogue = {kind: [*map(describe, members.values())] for kind, members in catalogues().items()}
     if as_json:
-        _print_json({kind: [*map(dataclasses.asdict, members)] for kind, members in catalogue.items()})
+        print_json({kind: [*map(dataclasses.asdict, members)] for kind, members in catalogue.items()})
         return 0
     for kind, members in catalogue.items():
         columns: dict[str, list[str | None]] = {
@@ -471,10 +314,10 @@ def detectors_list(*, as_json: AsJson = False) -> int:
             "settings": [_settings_of(each) for each in members],
         }
         said = {head: column for head, column in columns.items() if any(column)}
-        table = _table(kind, *said)
+        shown = table(kind, *said)
         for each, row in zip(members, zip(*said.values(), strict=True), strict=True):
-            table.add_row(each.name, *row)
-        _console().print(table)
+            shown.add_row(each.name, *row)
+        console().print(shown)
     return 0
 
 
@@ -537,10 +380,10 @@ def broker_run(
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     with EmbeddedKafka(data, port=port, listen_host=listen, advertised_host=advertise) as kafka:
         print(kafka.bootstrap_servers, flush=True)  # noqa: T201
-        _console(stderr=True).print(f"Kafka is up; it logs to {kafka.log_file}; Ctrl-C stops it", soft_wrap=True)
+        console(stderr=True).print(f"Kafka is up; it logs to {kafka.log_file}; Ctrl-C stops it", soft_wrap=True)
         while not asked.wait(1):
             if not kafka.running:
-                _complain(f"Kafka stopped by itself: {kafka.log_file} says why")
+                complain(f"Kafka stopped by itself: {kafka.log_file} says why")
                 return 1
     return 0
 
@@ -583,13 +426,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(app(arguments, prog_name="driftline", standalone_mode=False) or 0)
     except DriftlineError as error:
-        _complain(str(error))
+        complain(str(error))
         return error.exit_code
     except typer.TyperException as error:  # an option that does not exist, a file that was not given
         context = getattr(error, "ctx", None)
         where = context.command_path if context is not None else "driftline"
         if text := error.format_message():  # empty when the help was printed instead
-            _complain(f"{text.rstrip('.')}: see {where} --help")
+            complain(f"{text.rstrip('.')}: see {where} --help")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
@@ -603,7 +446,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        _complain(f"{error.filename}: {error.strerror}")
+        complain(f"{error.filename}: {error.strerror}")
         return 1
 
 
@@ -612,55 +455,7 @@ def _say_which_extra(error: ModuleNotFoundError) -> None:
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         raise error
-    _complain(f"this command needs {module}, which is not installed: pip install 'driftline[{EXTRAS[module]}]'")
-
-
-def _complain(text: str) -> None:
-    """Each line on stderr, red on a terminal."""
-    console = _console(stderr=True)
-    for line in text.splitlines():
-        console.print(f"driftline: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
-
-
-def _console(*, stderr: bool = False) -> "Console":
-    """A terminal has the width it has; a pipe or a file has room for whole tables."""
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(stderr=stderr, highlight=False, width=200)
-    return console
-
-
-def _table(*columns: str) -> "Table":
-    """A plain table; a column whose head begins with '>' holds numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in columns:
-        name = head.removeprefix(">")
-        table.add_column(name, justify="right" if name != head else "left", overflow="fold")
-    return table
-
-
-def _progress() -> Any:
-    """A bar on a terminal, nothing in a log."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = _console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+    complain(f"this command needs {module}, which is not installed: pip install 'driftline[{EXTRAS[module]}]'")
 
 
 if __name__ == "__main__":

@@ -269,8 +269,8 @@ def test_reference_of_many_rows_reads_its_quartiles_off_the_ruler(config: Path, 
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        ("nowhere.parquet", "no training table at {data}: give a Parquet or CSV file with --data"),
-        ("lacking.csv", "the training table lacks the features ['colour']: it has ['length']"),
+        ("nowhere.parquet", "no training table at {data}: give a file in Parquet, CSV or JSON lines with --data"),
+        ("lacking.csv", "{data} lacks the column 'colour'. It has 'length': map names with reference.data.columns"),
     ],
 )
 def test_reference_build_refuses_unusable_data(config: Path, tmp_path: Path, capsys, data: str, complaint: str):
@@ -439,7 +439,7 @@ def test_a_wrong_option_is_one_line(arguments: list[str], complaint: str, capsys
 def test_a_place_that_cannot_be_written_is_one_line(config: Path, table: Path, tmp_path: Path, capsys):
     (tmp_path / "baselines").write_text("a file, not a directory")
     assert main(["reference", "build", "--config", str(config), "--data", str(table)]) == 1
-    assert capsys.readouterr().err.startswith(f"driftline: {tmp_path / 'baselines'}")
+    assert capsys.readouterr().err.startswith(f"driftline: the store {tmp_path / 'baselines'}: ")
 
 
 def test_a_reader_that_leaves_early_is_no_traceback():

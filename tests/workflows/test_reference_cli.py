@@ -1,0 +1,236 @@
+"""`driftline reference`: from a ModelMonitor and a table to a current baseline, and back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from reference.gate import Gate
+from reference.settings import Reference
+from reference.store import Store
+from workflows.cli import main
+
+MONITOR = """\
+apiVersion: driftline.io/v1
+kind: ModelMonitor
+metadata: {{name: toy}}
+spec:
+  model:
+    features:
+      - {{name: x, type: numeric}}
+      - {{name: c, type: categorical}}
+    predictions:
+      - {{name: p, type: numeric}}
+  performance: {{metrics: [mae], label: truth}}
+  segments: {{by: [c]}}
+  reference:
+    store: {store}
+    data: {{url: {data}, time: at}}
+    keep: 3
+"""
+
+
+def write(path: Path, seed: int, shift: float = 0.0, rows: int = 2000) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(shift, 1, rows)
+    p = x + rng.normal(0, 3, rows)
+    at = np.datetime64("2013-01-01", "ms") + np.arange(rows) * np.timedelta64(86_400_000 * 60 // rows, "ms")
+    table = {"x": x, "c": rng.choice(["red", "blue"], rows), "p": p, "truth": p + rng.normal(0, 1, rows), "at": at}
+    pq.write_table(pa.table(table), path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write(tmp_path / "train.parquet", 1)
+    return tmp_path / "train.parquet"
+
+
+@pytest.fixture
+def config(tmp_path: Path, data: Path) -> Path:
+    path = tmp_path / "monitor.yaml"
+    path.write_text(MONITOR.format(store=tmp_path / "store", data=data))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def run(config: Path, capsys):
+    """``run("list", ...)``: exit code, stdout and stderr; with ``--json`` stdout is read."""
+
+    def command(name: str, *arguments: object):
+        code = main(["reference", name, "--config", str(config), *map(str, arguments)])
+        said = capsys.readouterr()
+        return code, (json.loads(said.out) if "--json" in arguments and said.out else said.out), said.err
+
+    return command
+
+
+def test_a_refresh_says_what_it_came_to(run, tmp_path: Path, data: Path, store: Store):
+    summary = tmp_path / "summary.json"
+    code, out, err = run("refresh", "--summary", summary)
+    first = json.loads(summary.read_text())
+    assert (code, first["outcome"], first["decision"], first["previous"]) == (0, "promoted", "accept", None)
+    assert (out, err) == (f"baseline {first['version']} of toy: 2,000 rows, now current in {store.url}\n", "")
+
+    code, again, _ = run("refresh", "--json")
+    assert (code, again["outcome"], again["version"]) == (0, "unchanged", first["version"])
+
+    write(data, 2, shift=8.0)
+    code, out, err = run("refresh", "--summary", summary)
+    rejected = json.loads(summary.read_text())
+    assert code == 4
+    assert (rejected["outcome"], rejected["columns"], rejected["current"]) == ("rejected", ["x"], first["version"])
+    lines = err.splitlines()
+    assert lines[0].startswith(f"driftline: baseline {rejected['version']} of toy: 2,000 rows, rejected; ")
+    assert any("'x': the cumulative shares differ by" in line for line in lines)
+    assert store.current("toy") == first["version"]
+
+    code, out, _ = run("report", "--version", rejected["version"], "--out", tmp_path / "out")
+    page = (tmp_path / "out" / f"{rejected['version']}-report.html").read_text()
+    assert code == 0
+    assert "Rejected" in page
+    assert "'x': the cumulative shares differ by" in page
+    _, judgement, _ = run("report", "--version", rejected["version"], "--json")
+    assert (judgement["decision"], judgement["columns"]) == ("reject", ["x"])
+
+
+def test_to_force_is_to_say_why_and_to_go_back_is_one_command(run, data: Path, store: Store, monkeypatch):
+    run("refresh")
+    first = store.current("toy")
+    write(data, 2, shift=8.0)
+    code, built, _ = run("build", "--json")
+    version = built["version"]
+    assert (code, built["refresh"]["outcome"]) == (4, "rejected")
+    assert run("promote", version)[0] == 4
+    code, _, err = run("promote", version, "--force")
+    assert (code, "--why must say why" in err) == (2, True)
+    monkeypatch.setenv("DRIFTLINE_USER", "ada")
+    code, out, _ = run("promote", version, "--force", "--why", "new sensor")
+    assert (code, store.current("toy")) == (0, version)
+    assert "now current" in out
+    assert "forced" in out
+    code, out, _ = run("rollback", "--why", "complaints")
+    assert (code, store.current("toy")) == (0, first)
+    assert out == f"baseline {first} of toy is current again in {store.url}, instead of {version}\n"
+    code, done, err = run("refresh", "--json")
+    assert (code, done["outcome"], store.current("toy")) == (4, "held", first)
+    _, history, _ = run("history", "--json")
+    assert [(one["kind"], one["version"], one["by"], one["why"], one["forced"]) for one in history[:2]] == [
+        ("rollback", first, "ada", "complaints", False),
+        ("promotion", version, "ada", "new sensor", True),
+    ]
+    assert "new sensor" in run("history")[1]
+
+
+def test_what_was_rolled_back_from_is_not_brought_back_by_the_schedule(run, data: Path, store: Store):
+    run("refresh")
+    write(data, 2)
+    run("refresh")
+    left = store.current("toy")
+    run("rollback")
+    code, _, err = run("refresh")
+    assert code == 4
+    assert f"driftline reference promote {left}" in err
+    assert run("promote", left)[0] == 0
+    assert store.current("toy") == left
+
+
+def test_only_rows_of_a_time_are_built_from(run, store: Store):
+    code, built, _ = run("build", "--since", "2013-01-31", "--until", "2013-02-10", "--no-promote", "--json")
+    assert (code, built["refresh"]["outcome"], built["refresh"]["current"]) == (0, "published", None)
+    assert built["rows"] == pytest.approx(2000 / 6, abs=2)
+    assert store.manifest("toy", built["version"])["origin"]["since"] == "2013-01-31T00:00:00Z"
+    _, listed, _ = run("list", "--json")
+    assert [(one["version"], one["current"], one["decision"]) for one in listed] == [(built["version"], False, "warn")]
+    assert "warn" in run("list")[1]
+
+
+def test_segments_are_shown(run):
+    run("build")
+    code, out, _ = run("show", "--segments")
+    assert code == 0
+    assert "c=red" in out
+    _, shown, _ = run("show", "--segments", "--json")
+    assert sum(one["rows"] for one in shown["segments"]) == 2000
+
+
+def test_two_versions_are_compared(run, data: Path, store: Store):
+    run("build")
+    first = store.current("toy")
+    write(data, 2, shift=0.3)
+    run("build")
+    code, out, _ = run("diff", first, "current")
+    assert code == 0
+    (row,) = (line for line in out.splitlines() if line.startswith("x "))
+    assert "wasserstein 0." in row
+    assert row.rstrip().endswith("drifted")
+    _, found, _ = run("diff", first, store.current("toy"), "--json")
+    x = next(one for one in found["columns"] if one["column"] == "x")
+    assert x["mean"][1] - x["mean"][0] == pytest.approx(0.3, abs=0.1)
+    assert next(one for one in found["drift"] if one["name"] == "x")["drifted"]
+    assert run("diff", first, "nowhere")[0] == 2
+
+
+def test_gc_says_what_it_would_remove(run, store: Store):
+    run("refresh")
+    code, out, _ = run("gc", "--dry-run")
+    assert (code, out) == (0, "nothing to remove\n")
+    assert run("gc", "--json")[1] == {"model": "toy", "dryRun": False, "removed": []}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--last", "3"], "--last: '3' is not a duration"),
+        (["--since", "yesterday"], "--since: 'yesterday' is no point of time"),
+        (["--data", "nowhere.parquet"], "no training table at"),
+        (["--since", "2014-01-01"], "no rows"),
+    ],
+)
+def test_what_cannot_be_read_is_exit_code_2(run, store: Store, arguments: list[str], complaint: str):
+    code, out, err = run("build", *arguments)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert len(err.splitlines()) == 1
+    assert not store.versions("toy")
+
+
+def test_a_refresh_needs_data(config: Path, run):
+    config.write_text(config.read_text().replace("    data:", "    # data:"))
+    code, _, err = run("refresh")
+    assert code == 2
+    assert "spec.reference.data: is missing" in err
+    assert "give one with --data" in run("build")[2]
+
+
+def test_limits_are_for_columns_that_exist(config: Path, run):
+    config.write_text(config.read_text() + "    gate: {columns: {z: {drift: {warn: 2}}}}\n")
+    code, _, err = run("refresh")
+    assert code == 2
+    assert "spec.reference.gate.columns.z: 'z' is no feature or prediction of the model: known are: x, c, p" in err
+
+
+def test_another_column_is_no_feature_but_a_weight(config: Path, tmp_path: Path, run, data: Path, store: Store):
+    table = pq.read_table(data)
+    pq.write_table(table.append_column("w", pa.array(np.where(np.arange(2000) % 2, 2.0, 0.5))), data)
+    code, built, _ = run("build", "--weight", "w", "--json")
+    assert code == 0
+    assert store.manifest("toy", built["version"])["effectiveRows"] == pytest.approx(2000 * 1.25**2 / 2.125, rel=1e-3)
+
+
+def test_the_section_is_read_and_written():
+    section = Reference.model_validate(
+        {"keep": 5, "gate": {"missing": {"reject": 0.3}}, "mlflow": {"trackingUri": "http://m"}}
+    )
+    assert Reference.model_validate(section.model_dump(by_alias=True)) == section
+    assert section.gate == Gate.model_validate({"missing": {"reject": 0.3}})
+    with pytest.raises(ValidationError):
+        Reference.model_validate({"gate": {"misssing": {"reject": 0.3}}})
