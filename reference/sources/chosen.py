@@ -176,7 +176,7 @@ def chosen(raw: Source, data: Data, wanted: Wanted, window: Window | None, now: 
     """
     url = str(raw.origin.get("url", "the table"))
     names = wanted.resolved(raw.schema.names, url)
-    schema = pa.schema([raw.schema.field(column).with_name(name) for name, column in names.items()])
+    schema = pa.schema([(name, raw.schema.field(column).type) for name, column in names.items()])
     if not data.filtered:
         return Source(schema, tuple(Chosen(part, names) for part in raw.fragments), raw.origin)
     assert data.time is not None  # the settings refuse a filter without it

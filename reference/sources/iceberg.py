@@ -80,7 +80,8 @@ def open_iceberg(data: Data, window: Window | None) -> Source:
         raise UnusableData(f"the Iceberg table {data.url} has no snapshot {data.snapshot}: its newest are {listed}")
     current = table.current_snapshot()
     snapshot = data.snapshot if data.snapshot is not None else None if current is None else current.snapshot_id
-    scan = table.scan(snapshot_id=snapshot)
+    # By its number a snapshot is read under the columns that it had then, the newest one under those that the table has now.
+    scan = table.scan() if data.snapshot is None else table.scan(snapshot_id=snapshot)
     projection = scan.projection()
     schema = schema_to_pyarrow(projection, include_field_ids=False)
     where = None if window is None else _may_hold(schema, data.time, window)

@@ -1,0 +1,147 @@
+"""Databases, through Spark's JDBC source: read once, and written where the build reads it as often as it likes."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from reference.data import Data, Options, format_moment
+from reference.errors import UnusableData
+from reference.source import Source
+from reference.sources.chosen import Wanted
+from reference.sources.files import listing
+from reference.sources.parquet import open_parquet
+from reference.sources.window import Window, moment_of
+
+_FETCH_ROWS = "10000"
+"""Rows that the driver asks for at a time; some take the whole table into memory when they are not told."""
+_DRIVERS = {
+    "db2": "com.ibm.db2.jcc.DB2Driver",
+    "mariadb": "org.mariadb.jdbc.Driver",
+    "mysql": "com.mysql.cj.jdbc.Driver",
+    "oracle": "oracle.jdbc.OracleDriver",
+    "postgresql": "org.postgresql.Driver",
+    "sqlserver": "com.microsoft.sqlserver.jdbc.SQLServerDriver",
+}
+"""Java finds a driver by itself only among the jars that it was started with, and not in `spark.jars`."""
+
+
+def open_jdbc(data: Data, wanted: Wanted, window: Window | None, spark: Any, staging: str | None) -> Source:
+    """The rows of a table or query.
+
+    They are read once, into Parquet under `staging`: a build reads its rows twice, and a table may change in between. With
+    `partitionColumn`, `lowerBound`, `upperBound` and `numPartitions` several connections read side by side, each for itself: what is
+    committed meanwhile may be in one part and not in another, so name a table that is only appended to, or a snapshot. Within a part rows
+    are sorted by all columns, because a database promises no order, and the same rows shall give the same baseline.
+
+    Raises
+    ------
+    UnusableData
+        When neither `dbtable` nor `query` is given, the database refuses us, or columns are missing.
+    MissingSecret
+        When the password is not where the settings say.
+    """
+    if spark is None or staging is None:
+        raise UnusableData(f"{data.url} is read through Spark, and this command has none: build with the Spark engine")
+    assert data.url is not None  # the settings ask for one
+    options = data.all_options()
+    said = {name: options.pop(name) for name in ("dbtable", "query") if name in options}
+    if len(said) != 1:
+        raise UnusableData(
+            f"reference.data.options of {data.url} need either `dbtable` or `query`: they have {sorted(options)}"
+        )
+    ((name, text),) = said.items()
+    table = text if name == "dbtable" else f"({text}) driftline"
+    driver = _DRIVERS.get(data.url.split(":")[1])
+    if driver is not None:
+        options.setdefault("driver", driver)
+    asked = {"fetchsize": _FETCH_ROWS, "preferTimestampNTZ": "true", **options, "url": data.url, "dbtable": table}
+    try:
+        frame = spark.read.format("jdbc").options(**asked).load()
+    except Exception as error:  # noqa: BLE001 - Java's, of any kind
+        raise _refused(data.url, error, options) from None
+    names = wanted.resolved(frame.columns, data.url)
+    columns = list(dict.fromkeys([*names.values(), *([data.time] if data.time in frame.columns else [])]))
+    chosen = frame.select([f"`{column}`" for column in columns])
+    where = (
+        None if window is None or data.time is None or data.time not in columns else _where(chosen, data.time, window)
+    )
+    try:
+        staged = stage(chosen if where is None else chosen.where(where), staging, in_order=False)
+    except Exception as error:  # noqa: BLE001 - Java's, of any kind
+        raise _refused(data.url, error, options) from None
+    origin = {
+        "kind": "jdbc",
+        "url": data.url,
+        name: text,
+        "read": format_moment(datetime.now(UTC).replace(microsecond=0)),
+    }
+    return Source(staged.schema, staged.fragments, origin)
+
+
+def stage(frame: Any, staging: str, *, in_order: bool) -> Source:
+    """A Spark DataFrame, computed once and written as Parquet.
+
+    Parameters
+    ----------
+    staging
+        An empty directory or URL that Spark's workers and this process reach.
+    in_order
+        Whether the order of rows within a partition is always the same; else they are sorted.
+    """
+    spark = frame.sparkSession
+    url = staging if "://" in staging else f"file://{staging}"
+    setting = "spark.sql.parquet.outputTimestampType"
+    before = spark.conf.get(setting)
+    rows = frame if in_order else frame.sortWithinPartitions(*(f"`{name}`" for name in frame.columns))
+    try:
+        spark.conf.set(
+            setting, "TIMESTAMP_MICROS"
+        )  # by the default's INT96 no row group is known to be out of a window
+        rows.write.mode("overwrite").parquet(f"{url.replace('s3://', 's3a://')}/rows")
+    finally:
+        spark.conf.set(setting, before)
+    place = f"{staging.rstrip('/')}/rows"
+    files = listing(place, Options({}), "parquet")
+    return open_parquet(files, None, Data(url=place), None)
+
+
+def _where(frame: Any, time: str, window: Window) -> Any:
+    """What the database is asked to leave out; None where the column is no timestamp, and rows are chosen here alone."""
+    from pyspark.sql import functions
+    from pyspark.sql.types import TimestampNTZType, TimestampType
+
+    kind = frame.schema[time].dataType
+    if not isinstance(kind, TimestampNTZType | TimestampType):
+        return None
+    column = functions.col(f"`{time}`")
+
+    def literal(microseconds: int) -> Any:
+        text = format_moment(moment_of(microseconds)).removesuffix("Z").replace("T", " ")
+        if isinstance(kind, TimestampNTZType):  # without a zone it is UTC, as everywhere
+            return functions.expr(f"timestamp_ntz'{text}'")
+        return functions.expr(f"timestamp_ltz'{text}Z'")
+
+    inside = functions.lit(True)
+    if window.since is not None:
+        inside &= column >= literal(window.since)
+    if window.until is not None:
+        inside &= column < literal(window.until)
+    return column.isNull() | inside
+
+
+def _refused(url: str, error: Exception, options: Options) -> UnusableData:
+    """What the database, its driver or Spark says, in a line and without secrets."""
+    if isinstance(error, pa.ArrowException | UnusableData):
+        return UnusableData(f"{url} cannot be read: {error}")
+    java = getattr(error, "java_exception", None) or getattr(error, "_origin", None)  # what PySpark has made an exception of
+    while java is not None and java.getCause() is not None:
+        java = java.getCause()
+    said = str(error) if java is None else java.toString()
+    line = " ".join(said.split("\n")[0].split())[:500]
+    for name in options.secret:
+        secret = options.get(name)
+        line = line.replace(secret, "***") if secret else line
+    if "No suitable driver" in line or "ClassNotFoundException" in line:
+        line += ". Spark needs the database's driver: that of PostgreSQL is `python -m streaming.jars jdbc-postgresql`; name others in spark.jars"
+    return UnusableData(f"{url} cannot be read: {line}")
