@@ -575,6 +575,42 @@ def _change(pair: list[float | None], how: str = ".4g") -> str:
     return old if old == new else f"{old} \u2192 {new}"
 
 
+@reference.command("infer")
+def reference_infer(
+    data: Annotated[
+        str, typer.Option("--data", metavar="URL", help="A table, as `build` takes it.", show_default=False)
+    ],
+    *,
+    format: Format = None,  # noqa: A002 - the option's name
+    as_json: AsJson = False,
+) -> int:
+    """Draft `model.features` of a ModelMonitor from a table: types, bounds, categories, missing values. For review by a person."""
+    from pydantic import ValidationError
+
+    from reference.data import Data, format_of
+    from reference.infer import infer
+    from reference.sources import open_source
+
+    kind = format or format_of(data)
+    if kind in {"jdbc", "traffic"}:
+        msg = (
+            f"a draft is made from files and tables, not from {kind}: give --data a file, a directory or a table format"
+        )
+        raise UnusableData(msg)
+    try:
+        wanted = Data.model_validate({"url": data, "format": format})
+    except ValidationError as error:
+        raise UnusableData("\n".join(one["msg"].removeprefix("Value error, ") for one in error.errors())) from None
+    with progress() as bar:
+        task = bar.add_task(f"reading {data}", total=1.0)
+        draft = infer(open_source(wanted), lambda share: bar.update(task, completed=share))
+    if as_json:
+        print_json({"rows": draft.rows, "columns": draft.to_json()})
+    else:
+        typer.echo(draft.to_yaml(), nl=False)
+    return 0
+
+
 # --- Promote and tidy -------------------------------------------------------------------------------------------------
 @reference.command("promote")
 def reference_promote(

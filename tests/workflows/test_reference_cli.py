@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from reference.gate import Gate
@@ -97,7 +98,7 @@ def test_a_refresh_says_what_it_came_to(run, tmp_path: Path, data: Path, store: 
     page = (tmp_path / "out" / f"{rejected['version']}-report.html").read_text()
     assert code == 0
     assert "Rejected" in page
-    assert "'x': the cumulative shares differ by" in page
+    assert "the cumulative shares differ by" in page
     _, judgement, _ = run("report", "--version", rejected["version"], "--json")
     assert (judgement["decision"], judgement["columns"]) == ("reject", ["x"])
 
@@ -169,7 +170,7 @@ def test_two_versions_are_compared(run, data: Path, store: Store):
     run("build")
     code, out, _ = run("diff", first, "current")
     assert code == 0
-    (row,) = (line for line in out.splitlines() if line.startswith("x "))
+    (row,) = (line for line in out.splitlines() if line.split()[:1] == ["x"])
     assert "wasserstein 0." in row
     assert row.rstrip().endswith("drifted")
     _, found, _ = run("diff", first, store.current("toy"), "--json")
@@ -177,6 +178,20 @@ def test_two_versions_are_compared(run, data: Path, store: Store):
     assert x["mean"][1] - x["mean"][0] == pytest.approx(0.3, abs=0.1)
     assert next(one for one in found["drift"] if one["name"] == "x")["drifted"]
     assert run("diff", first, "nowhere")[0] == 2
+
+
+def test_a_draft_is_a_section_of_a_model_monitor(data: Path, capsys):
+    assert main(["reference", "infer", "--data", str(data)]) == 0
+    features = yaml.safe_load(capsys.readouterr().out)["model"]["features"]
+    assert [(one["name"], one["type"]) for one in features] == [
+        ("x", "numeric"),
+        ("c", "categorical"),
+        ("p", "numeric"),
+        ("truth", "numeric"),
+    ]
+    assert main(["reference", "infer", "--data", str(data), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 2000
+    assert main(["reference", "infer", "--data", "jdbc:postgresql://host/db"]) == 2
 
 
 def test_gc_says_what_it_would_remove(run, store: Store):
