@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from detectors.statistics.block import Block, Codes
 from reference.category import LONGEST, category
@@ -15,12 +13,10 @@ from reference.errors import UnusableData
 from reference.schema import Column, Model, Schema
 
 BATCH_ROWS = 65_536
-_NO_NUMBER = pa.csv.ConvertOptions().null_values
-"""What may stand in a numeric column of a CSV file where there is none: nothing, NA, null, NaN."""
 
 
 def read_table(path: Path, model: Model, label: Column | None = None) -> pa.Table:
-    """The model's columns of a Parquet or CSV file, and that of labels where there is one, as far as it has them.
+    """The model's columns of a Parquet, CSV or JSON lines file, and that of labels where there is one, as far as it has them.
 
     A CSV file has no types of its own, so the model's are taken: a category is the text that stands in the file (007,
     True and NA are just that; only an empty field without quotes is missing), and a number is a double.
@@ -28,57 +24,24 @@ def read_table(path: Path, model: Model, label: Column | None = None) -> pa.Tabl
     Raises
     ------
     UnusableData
-        When there is no such file, or it is neither Parquet nor CSV.
+        When there is no such file, or it is of none of these formats.
     """
+    from reference.data import Data, format_of  # sources are cut into the blocks of this module
+    from reference.sources import open_files
+    from reference.sources.chosen import Wanted
+
     if not path.is_file():
         msg = f"no training table at {path}: give a Parquet or CSV file with --data"
         raise UnusableData(msg)
-    columns = (*model.features, *model.predictions, *(() if label is None else (label,)))
-    wanted = {column.name for column in columns}
-    suffix = path.suffix.lower()
-    try:
-        if suffix in {".parquet", ".pq"}:
-            names = [name for name in pq.read_schema(path).names if name in wanted]
-            return pq.read_table(path, columns=names)
-        if suffix == ".csv" or path.name.lower().endswith(".csv.gz"):
-            return _read_csv(path, wanted, {column.name for column in columns if column.type == "categorical"})
-    except (pa.ArrowException, OSError) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise UnusableData(msg) from None
-    msg = f"{path} ends in {suffix!r}: give a .parquet, .csv or .csv.gz file"
-    raise UnusableData(msg)
-
-
-def _read_csv(path: Path, wanted: set[str], categorical: set[str]) -> pa.Table:
-    with pa.csv.open_csv(path) as reader:
-        names = [name for name in reader.schema.names if name in wanted]
-    if not names:
-        return pa.table({})
-    options = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()),
-        include_columns=names,
-        null_values=[""],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
-    table = pa.csv.read_csv(path, convert_options=options)
-    for place, name in enumerate(names):
-        if name not in categorical:
-            table = table.set_column(place, name, _parsed(table[name]))
-    return table
-
-
-def _parsed(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """As numbers, or booleans; the texts themselves when some are neither."""
-    trimmed = pc.utf8_trim_whitespace(texts)
-    absent = pc.is_in(trimmed, value_set=pa.array(_NO_NUMBER))
-    trimmed = pc.if_else(absent, pa.scalar(None, pa.string()), trimmed)
-    for kind in (pa.float64(), pa.bool_()):
-        try:
-            return trimmed.cast(kind)
-        except pa.ArrowException:
-            continue
-    return trimmed
+    if format_of(path.name) is None:
+        msg = f"{path} ends in {path.suffix.lower()!r}: give a .parquet, .csv or .csv.gz file"
+        raise UnusableData(msg)
+    data = Data(url=str(path))
+    wanted = Wanted.of(data, model, label)
+    assert wanted.names is not None  # there is a model
+    raw = open_files(data, wanted)
+    names = [name for name in raw.schema.names if name in wanted.names]
+    return raw.table(names) if names else pa.table({})
 
 
 def blocks(table: pa.Table, schema: Schema, rows: int = BATCH_ROWS) -> Iterator[Block]:
