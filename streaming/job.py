@@ -160,8 +160,8 @@ class Monitoring:
             say(warning)
         plan = read_plan(self.job.checkpoint)
         if plan is None:
-            plan = Plan(state_partitions=self.job.state_partitions)
-        elif plan.state_partitions != self.job.state_partitions:
+            plan = Plan(state_partitions=state_partitions(self.first, alone=self.fleet.path.is_file()))
+        elif self.job.state_partitions not in {None, plan.state_partitions}:
             raise IncompatibleCheckpoint(
                 f"the state in {self.job.checkpoint} has {plan.state_partitions} partitions, and spec.job.statePartitions is "
                 f"{self.job.state_partitions}: change it back, or give spec.job.checkpoint a new directory (the monitor then begins at "
@@ -172,7 +172,7 @@ class Monitoring:
         prepare_topics(*(one.monitor for one in self.reading.wanted.values()))
         signals = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, lambda *_: self._stopping.set()) for number in signals}
-        spark = session(self.first)
+        spark = session(self.first, plan.state_partitions)
         try:
             lease.bind(spark)
             return self._runs(spark, lease)
@@ -490,13 +490,41 @@ def prepare_topics(*monitors: ModelMonitor) -> None:
         )
 
 
-def session(monitor: ModelMonitor) -> "SparkSession":
-    """A Spark session with the connector's jars, and the monitor's own settings last."""
+def state_partitions(monitor: ModelMonitor, *, alone: bool) -> int:
+    """How many partitions the state of a new checkpoint has.
+
+    Parameters
+    ----------
+    alone
+        Whether no other model can join.
+    """
+    job = monitor.spec.job
+    if job.state_partitions is not None:
+        return job.state_partitions
+    if alone and not monitor.spec.segments.by:
+        return 1  # a second would be opened and committed in every batch, and hold nothing
+    local = re.fullmatch(r"local(?:\[(\d+|\*).*\])?", job.master)
+    if local is None:
+        cores = job.executors.instances * job.executors.cores
+    else:
+        cores = len(os.sched_getaffinity(0)) if local[1] == "*" else int(local[1] or 1)
+    return max(cores, 2)
+
+
+def session(monitor: ModelMonitor, partitions: int | None = None) -> "SparkSession":
+    """A Spark session with the connector's jars, and the monitor's own settings last.
+
+    Parameters
+    ----------
+    partitions
+        Of the stateful stage. Default: as a new checkpoint of this model alone.
+    """
     from pyspark.sql import SparkSession
 
     from streaming.jars import jars
 
     job = monitor.spec.job
+    partitions = partitions or state_partitions(monitor, alone=True)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers start the system's Python
     if job.master.startswith("local"):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # nobody outside has business with a local Spark
@@ -519,7 +547,7 @@ def session(monitor: ModelMonitor) -> "SparkSession":
         "spark.python.worker.killOnIdleTimeout": "true",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.sql.shuffle.partitions": str(job.state_partitions),
+        "spark.sql.shuffle.partitions": str(partitions),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.streaming.stateStore.providerClass": (
             "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
@@ -530,10 +558,40 @@ def session(monitor: ModelMonitor) -> "SparkSession":
         "spark.sql.execution.arrow.maxBytesPerBatch": str(64 << 20),
         **job.spark,
     }
+    if _is_local(job.checkpoint):
+        settings = _unforked(settings)
     builder = SparkSession.builder
     for key, value in settings.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+def _is_local(checkpoint: str) -> bool:
+    return checkpoint.startswith("file:") or "://" not in checkpoint
+
+
+def _unforked(settings: dict[str, str]) -> dict[str, str]:
+    """With what keeps Hadoop from starting processes to write files on a local disk.
+
+    Without its native library it starts `chmod` twice and `readlink` eight times for each file of a checkpoint: forty processes a
+    micro-batch (docs/decisions/0011-no-process-for-a-file.md). This rename is one step, too.
+    """
+    from streaming.jars import jars
+
+    # In `spark.jars` it would come too late: Spark asks for the file system to fetch those.
+    ours = os.pathsep.join(map(str, jars("local-files")))
+    paths = {
+        key: os.pathsep.join([ours, *filter(None, [settings.get(key)])])
+        for key in ("spark.driver.extraClassPath", "spark.executor.extraClassPath")
+    }
+    return {
+        "spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem",
+        "spark.sql.streaming.checkpointFileManagerClass": (
+            "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
+        ),
+        **settings,
+        **paths,
+    }
 
 
 def _forgiving(master: str) -> str:

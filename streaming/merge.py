@@ -8,12 +8,14 @@ is moved by a single bad timestamp, drops late rows without a count and never cl
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pandas as pd
 from pyspark.sql.streaming.stateful_processor import StatefulProcessor, StatefulProcessorHandle
+from pyspark.sql.types import BinaryType, DataType, IntegerType, LongType, StructType
 
 from detectors.statistics.table import summarise
 from streaming.editions import ALWAYS, NEVER, Task, Term, Watched, crew
@@ -100,6 +102,8 @@ class Head(msgspec.Struct, array_like=True):
     """Of performance."""
     meeting: int | None = None
     """When a request or a response has waited long enough for the other, processing time, ms."""
+    panes: list[tuple[int, int]] | None = None
+    """Edition and start of all panes there are; None: not noted, the state is to be asked."""
 
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
@@ -380,14 +384,14 @@ class Panes:
         Map of panes, by their edition and start.
     series
         Map of observations of instances, by edition, the start of their pane and the number of the part.
-    parts
-        Edition -> start of a pane -> how many parts it has; kept in the key's head.
+    head
+        Of the key. It knows which panes there are (each question to Spark's state is a trip to the JVM and back), and how many parts
+        each has.
     """
 
-    def __init__(
-        self, state: Any, series: Any, parts: dict[int, dict[int, int]], model: Watched, segment: str = ALL
-    ) -> None:
-        self._state, self._series, self._parts, self._model, self._segment = state, series, parts, model, segment
+    def __init__(self, state: Any, series: Any, head: Head, model: Watched, segment: str = ALL) -> None:
+        self._state, self._series, self._head, self._model, self._segment = state, series, head, model, segment
+        self._parts = head.parts
         self._observed: dict[tuple[int, int], list[tuple[Observations, ...]]] = {}
         self._read: dict[tuple[int, int], Pane] = {}
         self._changed: set[tuple[int, int]] = set()
@@ -401,7 +405,7 @@ class Panes:
     def get(self, edition: int, start: int) -> Pane | None:
         """The pane that begins then, if there is one."""
         place = (edition, start)
-        if place not in self._read and self._state.containsKey(place):
+        if place not in self._read and place in self._stored:
             (data,) = self._state.getValue(place)
             self._spill()
             self._read[place] = Pane.from_bytes(bytes(data), self.worker(edition).plans)
@@ -440,15 +444,21 @@ class Panes:
 
     def places(self) -> list[tuple[int, int]]:
         """Edition and start of all panes there are, ascending."""
-        stored = {(int(edition), int(start)) for edition, start in self._state.keys()}  # noqa: SIM118 - a state, not a dict
-        return sorted(stored | set(self._read))
+        return sorted(self._stored.union(self._read))
+
+    @cached_property
+    def _stored(self) -> set[tuple[int, int]]:
+        if self._head.panes is not None:
+            return set(self._head.panes)
+        return {(int(edition), int(start)) for edition, start in self._state.keys()}  # noqa: SIM118 - a state, not a dict
 
     def drop(self, edition: int, start: int) -> None:
         """Forget a pane."""
         place = (edition, start)
         self._read.pop(place, None)
         self._changed.discard(place)
-        if self._state.containsKey(place):
+        if place in self._stored:
+            self._stored.remove(place)
             self._state.removeKey(place)
         self._observed.pop(place, None)
         parts = self._parts.get(edition, {})
@@ -468,7 +478,9 @@ class Panes:
         self._observed.clear()
         for place in sorted(self._changed):
             self._state.updateValue(place, (self._read[place].to_bytes(),))
+        self._stored.update(self._changed)
         self._changed.clear()
+        self._head.panes = sorted(self._stored)
 
     def _spill(self) -> None:
         """A backlog may hold thousands of panes: no more than some of them are in memory at a time."""
@@ -524,6 +536,21 @@ class _Sums:
         return whole
 
 
+_TYPES: dict[str, DataType] = {"int": IntegerType(), "long": LongType(), "binary": BinaryType()}
+
+
+def _schema(columns: str) -> StructType:
+    """Columns as Spark's own kind of schema: a text would be sent to the JVM to be parsed, ten times a partition and batch."""
+    schema = StructType()
+    for column in columns.split(", "):
+        name, kind = column.split()
+        schema.add(name, _TYPES[kind])
+    return schema
+
+
+_BODY = _schema("body binary")
+
+
 class MergeProcessor(StatefulProcessor):
     """`Merge` on Spark's state: one head and a map of panes for each key, and one processing-time timer."""
 
@@ -533,12 +560,12 @@ class MergeProcessor(StatefulProcessor):
     def init(self, handle: StatefulProcessorHandle) -> None:
         """Open the state of this partition."""
         self._handle = handle
-        self._head = handle.getValueState("head", "body binary")
-        self._panes = handle.getMapState("panes", "edition long, start long", "body binary")
-        self._series = handle.getMapState("series", "edition long, start long, part long", "body binary")
-        self._waiting = handle.getMapState("waiting", WAITING, "body binary")
-        self._performance = handle.getMapState("performance", PERFORMANCE, "body binary")
-        self._pending = handle.getValueState("pending", "body binary")
+        self._head = handle.getValueState("head", _BODY)
+        self._panes = handle.getMapState("panes", _schema("edition long, start long"), _BODY)
+        self._series = handle.getMapState("series", _schema("edition long, start long, part long"), _BODY)
+        self._waiting = handle.getMapState("waiting", _schema(WAITING), _BODY)
+        self._performance = handle.getMapState("performance", _schema(PERFORMANCE), _BODY)
+        self._pending = handle.getValueState("pending", _BODY)
         self._crew = crew(self._task)
         self._batch = batch_number()
         self._marks: dict[Key, Mark] = {}
@@ -593,7 +620,7 @@ class MergeProcessor(StatefulProcessor):
             return None
         stored = self._head.get()
         head = Head() if stored is None else _decode_head(bytes(stored[0]))
-        panes = Panes(self._panes, self._series, head.parts, model, segment)
+        panes = Panes(self._panes, self._series, head, model, segment)
         now, started = timers.getCurrentProcessingTimeInMs(), self._task.started
         performance = Performances(self._performance, self._waiting, head.measuring, model, segment, now)
         meeting = Meeting(self._pending, head.meeting, join_wait(model), now)

@@ -313,8 +313,9 @@ class Job(Settings):
     """Bound of one micro-batch in messages, so that catching up neither exhausts memory nor starves the reports."""
     trigger_interval: Duration = timedelta()
     """Time between the beginnings of two micro-batches; 0s: one begins as soon as the other ends."""
-    state_partitions: int = Field(default=2, ge=1)
-    """Partitions of the stateful stage. Fixed for the life of a checkpoint."""
+    state_partitions: int | None = Field(default=None, ge=1)
+    """Partitions of the stateful stage. Fixed for the life of a checkpoint. Default: those that the checkpoint has; a new one gets one for a
+    single model without segments, which is one key, and otherwise one for each core of the executors, two at least."""
     timeout: Duration | None = None
     """Stop after this long. Default: never."""
     target_batch: Duration = timedelta(seconds=5)

@@ -20,7 +20,7 @@ from streaming.worker import Worker
 
 
 class MapState(dict):
-    """What `Panes` asks of Spark's map state."""
+    """What is asked of Spark's map state."""
 
     def containsKey(self, key):  # noqa: N802
         return key in self
@@ -73,7 +73,7 @@ class Operator:
         """The records of one batch, or of an expired timer (None); `closed` is the frontier of a segment's model."""
         head = msgspec.msgpack.decode(self.head, type=Head) if self.head else Head()
         before = head.frontier
-        panes = Panes(self.state, self.series, head.parts, self.model, self.segment)
+        panes = Panes(self.state, self.series, head, self.model, self.segment)
         performance = Performances(self.performance, self.waiting, head.measuring, self.model, self.segment, now)
         meeting = Meeting(self.pending, head.meeting, join_wait(self.model), now)
         merge = Merge(self.model, self.segment, head, panes, performance, meeting, now, self.started, closed)
@@ -81,6 +81,7 @@ class Operator:
         found += merge.advance()
         merge.panes.write()
         merge.performance.write()
+        assert merge.head.panes == sorted(self.state)
         assert {(edition, start) for edition, parts in merge.head.parts.items() for start in parts} <= set(self.state)
         self.mark = merge.mark(batch, before)
         self.head, self.timer, self.frontier = msgspec.msgpack.encode(merge.head), merge.head.timer, merge.head.frontier

@@ -68,7 +68,7 @@ def jar(artifact: str, content: bytes) -> Jar:
 
 def test_every_locked_jar_has_a_hash_and_a_place_of_its_own():
     sets = locked()
-    assert set(sets) == {"spark-kafka", "kafka-broker", "jdbc-postgresql", "s3-server"}
+    assert set(sets) == {"spark-kafka", "local-files", "kafka-broker", "jdbc-postgresql", "s3-server"}
     for wanted in sets.values():
         assert len({jar.path for jar in wanted}) == len(wanted)
         assert all(len(jar.sha256) == 64 for jar in wanted)
@@ -123,7 +123,9 @@ def test_other_bytes_than_the_locked_ones_are_refused_and_nothing_is_kept(cache,
 
 
 def test_an_unknown_set_is_answered_with_the_known_ones():
-    with pytest.raises(JarError, match=r"no set of jars 'kafka' .* it has jdbc-postgresql, kafka-broker, s3-server, spark-kafka"):
+    with pytest.raises(
+        JarError, match=r"no set of jars 'kafka' .* it has jdbc-postgresql, kafka-broker, s3-server, spark-kafka"
+    ):
         jars("kafka")
 
 
