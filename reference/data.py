@@ -116,6 +116,12 @@ class Data(Settings):
         if self.url is not None and kind == "traffic":
             msg = f"format traffic reads the model's own inference topic: remove url {self.url!r}"
             raise ValueError(msg)
+        if kind == "traffic":
+            said = {"columns": self.columns, "time": self.time, "weight": self.weight, "options": self.options}
+            useless = [name for name, value in said.items() if value]
+            if useless:
+                msg = f"format traffic has the model's own columns and Kafka's times: remove {', '.join(useless)}"
+                raise ValueError(msg)
         if self.filtered and self.time is None and kind != "traffic":
             msg = "since, until and last choose rows by the event time: name its column in `time`"
             raise ValueError(msg)

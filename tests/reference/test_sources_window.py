@@ -216,6 +216,7 @@ def test_texts_are_the_moments_they_spell(known, since, until):
         ({"url": "s3://b/t.csv", "options": {"secret": "x"}}, r"write `secrets: \{secret: \{env: VARIABLE\}\}`"),
         ({"url": "jdbc:postgresql://h/d?user=a&password=x"}, "url holds a password"),
         ({"url": "ftp://me:x@h/t.csv"}, "url holds a password"),
+        ({"format": "traffic", "time": "t", "weight": "w"}, "and Kafka's times: remove time, weight"),
         ({"format": "traffic", "last": "1d", "lastFrom": "data"}, "lastFrom data asks for the newest row of a table"),
     ],
 )  # fmt: skip
