@@ -123,13 +123,13 @@ class Store:
     ) -> str:
         """Write a baseline and, unless told otherwise, make it the current one; returns its version.
 
-        Publishing the same content again writes nothing that is there: the manifest is that of the first time. Several may publish at once.
+        Publishing the same content again writes nothing that is there: the manifest is that of the first time. What is damaged of it is mended.
+        Several may publish at once.
 
         Parameters
         ----------
         promote
-            Move the pointer; `expected`, `by`, `why` and `forced` as in `promote`. A version that is current and damaged is mended by
-            publishing it again with this.
+            Move the pointer; `expected`, `by`, `why` and `forced` as in `promote`.
         origin
             Where the rows came from, for the manifest.
         effective_rows
@@ -176,9 +176,12 @@ class Store:
         if beside or decision:
             self.file(model, version, beside or {}, decision=decision)
         with self._reached():
-            self._not_being_removed(records.newest(), model, version)
-            if promote:
-                self._moved(model, lambda _: version, expected, "promotion", by, why, forced=forced, mended=True)
+            newest = records.newest()
+            self._not_being_removed(newest, model, version)
+            # What is current stays so; when its manifest had to be written anew, the pointer learns of it.
+            if promote or (newest is not None and newest.version == version):
+                wanted = expected if promote else None
+                self._moved(model, lambda _: version, wanted, "promotion", by, why, forced=forced, mended=True)
         return version
 
     def file(self, model: str, version: str, files: Mapping[str, bytes], *, decision: str = "") -> Filing:
