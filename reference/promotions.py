@@ -33,6 +33,9 @@ REMOVAL = timedelta(minutes=2)
 STEPS_BACK = 50
 """So many rollbacks can follow one another."""
 
+_AT_ONCE = 64
+"""Records that are read together; an object store answers them at the same time."""
+
 Kind = Literal["promotion", "rollback", "removal"]
 
 
@@ -168,18 +171,24 @@ class Promotions:
         return self._last(shown)
 
     def history(self) -> Iterator[Promotion]:
-        """All records, newest first, the chain of their hashes checked."""
+        """All records, newest first, the chain of their hashes checked; read as far as they are asked for."""
         last = self.newest()
-        while last is not None:
-            yield last
-            if last.number == 1:
-                return
-            earlier = self._record(last.number - 1)
-            if earlier is None or earlier.digest != last.before:
-                gone = "is missing" if earlier is None else "is not the one that the next record names"
-                msg = f"{self.shown}/{self._name(last.number - 1)} {gone}: the history before it is not trusted"
-                raise CorruptBaseline(msg)
-            last = earlier
+        if last is None:
+            return
+        yield last
+        for begin in range(last.number - 1, 0, -_AT_ONCE):
+            numbers = range(begin, max(begin - _AT_ONCE, 0), -1)
+            paths = {number: f"{self.folder}/{self._name(number)}" for number in numbers}
+            found = self.fs.cat(list(paths.values()), on_error="omit")
+            for number, path in paths.items():
+                data = found.get(self.fs._strip_protocol(path))  # noqa: SLF001 - `cat` names what it read so
+                earlier = None if data is None else self._parsed(data, self._name(number))
+                if earlier is None or earlier.digest != last.before:
+                    gone = "is missing" if earlier is None else "is not the one that the next record names"
+                    msg = f"{self.shown}/{self._name(number)} {gone}: the history before it is not trusted"
+                    raise CorruptBaseline(msg)
+                yield earlier
+                last = earlier
 
     def claim(self, after: Promotion | None, wanted: Promotion) -> Promotion | None:
         """Make `wanted` the record that follows `after`; None when another writer has made that record first.

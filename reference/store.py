@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -308,10 +309,10 @@ class Store:
         with self._reached():
             return self._pointer(model).version
 
-    def history(self, model: str) -> list[Promotion]:
-        """All promotions, rollbacks and removals, newest first; CorruptBaseline when one of them was changed."""
+    def history(self, model: str, limit: int | None = None) -> list[Promotion]:
+        """All promotions, rollbacks and removals, newest first, or so many; CorruptBaseline when one of them was changed."""
         with self._reached():
-            return list(self._promotions(model).history())
+            return list(islice(self._promotions(model).history(), limit))
 
     def versions(self, model: str) -> list[dict[str, Any]]:
         """The manifests of all versions, oldest first, each with the `decision` of its newest filing.

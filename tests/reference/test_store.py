@@ -129,6 +129,14 @@ def test_files_beside_a_version(store):
         store.file("m", A, {"../x": b""})
 
 
+def test_a_long_history_is_read_in_parts_and_as_far_as_asked(store, monkeypatch):
+    filled(store, 2)
+    for number in range(140):
+        store.promote("m", VERSIONS[number % 2], by=str(number))
+    assert [each.number for each in store.history("m")] == list(range(142, 0, -1))
+    assert [each.by for each in store.history("m", limit=3)] == ["139", "138", "137"]
+
+
 def files_of(root: Path):
     return [path for path in sorted(root.rglob("*")) if path.is_file()]
 
