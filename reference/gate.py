@@ -123,8 +123,9 @@ class Gate(Settings):
     """Share of the columns that have drifted from the current baseline."""
     schema_change: Level = "reject"
     """A column that came, went or has another type while `model.version` stayed. With another version it is a warning."""
-    performance: Limits = Limits(warn=0.05, reject=0.25)
-    """By which share of its value in the current baseline a metric of the section `performance` is worse."""
+    performance: Limits = Limits(warn=0.1, reject=0.4)
+    """By which share a metric of the section `performance` is worse than in the current baseline: 1 - worse/better, so an accuracy of 0.8 after 0.9
+    has lost 0.11, and an error that doubled 0.5."""
     performance_limits: Level = "reject"
     """A metric on the training table that is beyond `performance.limits`: every window would be an alarm."""
     columns: dict[str, ColumnGate] = Field(default={})

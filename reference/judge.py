@@ -730,12 +730,11 @@ def _of_performance(new: Baseline, current: Baseline | None, gate: Gate, perform
 
 
 def _loss(name: str, before: float, now: float) -> float:
-    """By which share a metric is worse; 0 where it is better, NaN where one of them is not defined or the old one is 0."""
+    """1 - worse/better of a metric; 0 where it is better now, NaN where it is not defined, or crosses zero and so has no shares."""
     best = METRICS[name]
-    if best == "zero":
-        return math.nan  # an error around zero has no size to be a share of
-    worse = before - now if best == "high" else now - before
-    return max(worse / abs(before), 0.0) if before else math.nan
+    if best == "zero" or not min(before, now) > 0:
+        return math.nan
+    return max(1 - (now / before if best == "high" else before / now), 0.0)
 
 
 # --- Words and numbers -----------------------------------------------------------------------------------------------

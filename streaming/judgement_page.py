@@ -29,6 +29,8 @@ _TOP = 8
 """Categories that are drawn."""
 _ROWS = 40
 """Columns that are drawn, the worst ones; the table of numbers has all."""
+_REASONS = 8
+"""Said at the top; the table below has all."""
 _RANK: dict[Level, int] = {"reject": 0, "warn": 1, "accept": 2}
 _SAID: dict[Level, tuple[str, str]] = {
     "accept": ("good", "Accepted"),
@@ -186,7 +188,9 @@ def page(judgement: Judgement, new: Baseline, current: Baseline | None) -> str:
         "div",
         el("p", said, class_="words"),
         el("p", _summary(judgement), class_="muted"),
-        el("ul", [el("li", wire(reason, 400)) for reason in judgement.reasons]) if judgement.reasons else None,
+        el("ul", [el("li", wire(reason, 400)) for reason in judgement.reasons[:_REASONS]])
+        if judgement.reasons
+        else None,
         class_=f"verdict {words}",
     )
     beyond = [check for check in judgement.checks if check.level != "accept"]
