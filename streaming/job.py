@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -252,7 +252,9 @@ class Monitoring:
             self.plan.bound = None
         kafka = {topic: self._kafka_of(model) for topic, model in self.plan.inputs().items()}
         write_plan(checkpoint, self.plan)
-        again = reconcile(spark, checkpoint, self.plan, kafka, self._all_ids(kafka))
+        again = reconcile(
+            spark, checkpoint, self.plan, kafka, self._all_ids(kafka), partial(write_plan, checkpoint, self.plan)
+        )
         write_plan(checkpoint, self.plan)
         for change in changes:
             monitor = self._monitor(change.model) or before.get(change.model)

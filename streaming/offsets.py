@@ -7,7 +7,7 @@ offsets are kept in the plan), with those that are new, and from the beginning o
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from streaming.plan import Plan, Topic
@@ -75,6 +75,7 @@ def reconcile(
     plan: Plan,
     kafka: Mapping[str, "Kafka"],
     ids: Mapping[str, str],
+    save: Callable[[], None],
 ) -> list[str]:
     """Bring the offsets in line with a plan, and the plan's topics with Kafka; returns the topics that were created again.
 
@@ -86,22 +87,26 @@ def reconcile(
         Topic that is to be read -> the section of its model.
     ids
         Topic -> Kafka's id of it.
+    save
+        Writes the plan. Called before offsets leave the log that are kept in the plan only from then on; what a topic is now (its id) must on
+        the contrary not be on disk before the log says where it begins.
     """
     log = Log(spark, checkpoint, "offsets")
     numbers = log.numbers()
+    last = numbers[-1] if numbers else None
+    offsets: dict[str, dict[str, int]] = {} if last is None else json.loads(log.read(last).splitlines()[2])
+    gone = [name for name in set(offsets) - set(kafka) if name in plan.topics]
+    for name in gone:
+        plan.topics[name].left = {int(partition): offset for partition, offset in offsets[name].items()}
+    if gone:
+        save()
     again = [name for name in kafka if name in plan.topics and plan.topics[name].id != ids[name]]
     for name in kafka:
         known = plan.topics.setdefault(name, Topic(ids[name]))
         if name in again:
             plan.topics[name] = Topic(ids[name], known.lives + 1)
-    if not numbers:
+    if last is None:
         return again
-    last = numbers[-1]
-    version, metadata, *sources = log.read(last).splitlines()
-    offsets: dict[str, dict[str, int]] = json.loads(sources[0])
-    for name in set(offsets) - set(kafka):
-        if name in plan.topics:
-            plan.topics[name].left = {int(partition): offset for partition, offset in offsets[name].items()}
     kept = {name: where for name, where in offsets.items() if name in kafka and name not in again}
     begun = {name: _beginning(name, kafka[name], plan.topics[name], again) for name in kafka if name not in kept}
     if kept.keys() == offsets.keys() and not begun:
