@@ -73,6 +73,7 @@ Every sub-command belongs to a room and imports that room only when it runs, so 
 | 0 | Done. |
 | 1 | Failed: a service that is not there in time, a job that died, an extra that is not installed. |
 | 2 | Bad input: a ModelMonitor, a training table, an option. Nothing was started. |
+| 4 | The gate did not let a baseline become the current one. Everything else was done. |
 | 130 | Interrupted by Ctrl-C. |
 
 What a user can mend is one line on stderr for each thing that is wrong, `driftline: file:line: path: what would do`. A traceback is a

@@ -188,8 +188,11 @@ def _baseline_problems(monitor: "ModelMonitor") -> tuple[list[str], str]:
 def schema(
     *,
     record: Annotated[
-        Literal["outliers", "statistics", "drift", "performance", "deadletter", "events"] | None,
-        typer.Option(help="The records of this topic, instead of the ModelMonitor.", show_default=False),
+        Literal["outliers", "statistics", "drift", "performance", "deadletter", "events", "judgement"] | None,
+        typer.Option(
+            help="The records of this topic, or the judgement of a baseline, instead of the ModelMonitor.",
+            show_default=False,
+        ),
     ] = None,
 ) -> int:
     """Print the JSON Schema of the ModelMonitor, which editors can use, or of what the monitor writes."""
@@ -197,6 +200,10 @@ def schema(
         from streaming.spec import json_schema
 
         print_json(json_schema())
+    elif record == "judgement":
+        from reference.judge import json_schema as judgement_schema
+
+        print_json(judgement_schema())
     else:
         from streaming.reports import RECORDS
         from streaming.reports import json_schema as record_schema

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from workflows.terminal import complain, console, line, print_json, progress, ta
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from detectors.performance.settings import Performance
     from reference.baseline import Baseline
     from reference.data import Data
     from reference.refresh import Force, Refreshed, Rules, Settled
@@ -64,6 +66,15 @@ Engine = Annotated[
         help="Who reads the rows: threads of this process, or Spark. auto: Spark where job.master is a cluster."
     ),
 ]
+Staging = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Where rows of a database or of traffic wait while they are read: on a cluster a place that its workers reach, too. "
+        "Default: a temporary directory.",
+        show_default=False,
+    ),
+]
 Forced = Annotated[
     bool, typer.Option("--force", help="Promote it whatever the gate says; --why says why, DRIFTLINE_USER who.")
 ]
@@ -82,6 +93,7 @@ def reference_build(
     last: Last = None,
     weight: Weight = None,
     engine: Engine = "auto",
+    staging: Staging = None,
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Make it the current one if the gate lets it.")
     ] = True,
@@ -98,7 +110,7 @@ def reference_build(
     monitor = _loaded(config)
     forced = _force(force, why)
     wanted = _data(monitor, data, format=format, since=since, until=until, last=last, weight=weight)
-    settled = _built(monitor, wanted, engine, promote=promote, force=forced)
+    settled = _built(monitor, wanted, engine, staging, promote=promote, force=forced)
     done, store = settled.refreshed, monitor.spec.reference.store
     baseline = Store(store).load(done.model, done.version)
     if as_json:
@@ -118,6 +130,7 @@ def reference_refresh(
     until: Until = None,
     last: Last = None,
     engine: Engine = "auto",
+    staging: Staging = None,
     summary: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write what it came to as JSON, for a workflow.", show_default=False),
@@ -140,7 +153,7 @@ def reference_refresh(
     if section.mlflow is not None:
         import mlflow.tracking  # noqa: F401 - that it is missing is said before work starts
     wanted = _data(monitor, None, format=None, since=since, until=until, last=last, weight=None)
-    settled = _built(monitor, wanted, engine, scheduled=True)
+    settled = _built(monitor, wanted, engine, staging, scheduled=True)
     named = [] if section.version == CURRENT else [section.version]
     done = tidied(settled, section, named=named).refreshed
     if summary is not None:
@@ -225,6 +238,7 @@ def _built(
     monitor: "ModelMonitor",
     data: "Data",
     engine: str,
+    staging: str | None,
     *,
     promote: bool = True,
     scheduled: bool = False,
@@ -236,7 +250,12 @@ def _built(
     from streaming.judgement_page import report
 
     spec = monitor.spec
-    with progress() as bar, _opened(monitor, data, engine) as (source, workers):
+    performance: Performance | None = spec.performance
+    if spec.performance.label is not None and data.format == "traffic":
+        performance = None
+        note = "note: served traffic has no labels, so this baseline has no performance to compare with"
+        console(stderr=True).print(note, style="yellow", soft_wrap=True)
+    with progress() as bar, _opened(monitor, data, engine, staging) as (source, workers):
         task = bar.add_task(f"reading {data.url or 'served traffic'}", total=1.0)
         baseline = build(
             source,
@@ -245,7 +264,7 @@ def _built(
             spec.outliers.learned,
             lambda share: bar.update(task, completed=share),
             segments=spec.segments,
-            performance=spec.performance,
+            performance=performance,
             weight=data.weight,
             **({} if workers is None else {"executor": workers}),
         )
@@ -257,7 +276,7 @@ def _built(
 
 
 @contextlib.contextmanager
-def _opened(monitor: "ModelMonitor", data: "Data", engine: str) -> Iterator[tuple["Source", Any]]:
+def _opened(monitor: "ModelMonitor", data: "Data", engine: str, staging: str | None) -> Iterator[tuple["Source", Any]]:
     """The rows, and who reads them (None: threads of this process)."""
     from reference.data import format_of
     from reference.performance import label_of
@@ -268,17 +287,20 @@ def _opened(monitor: "ModelMonitor", data: "Data", engine: str) -> Iterator[tupl
     on_spark = engine == "spark" or (engine == "auto" and not spec.job.master.startswith("local"))
     label = label_of(spec.performance, spec.model)
     with contextlib.ExitStack() as stack:
+        place = stack.enter_context(_staging(staging))
+        if staging is None and kind in {"jdbc", "traffic"} and not spec.job.master.startswith("local"):
+            msg = f"rows of {kind} wait where the workers of {spec.job.master} reach them: name such a place with --staging"
+            raise UnusableData(msg)
         spark = None
         if on_spark or kind == "jdbc":
             spark = _session(monitor, jdbc=kind == "jdbc")
             stack.callback(spark.stop)
-        staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="driftline-"))
         if kind == "traffic":
             from streaming.traffic_source import open_traffic
 
-            source = open_traffic(monitor, data, staging)
+            source = open_traffic(monitor, data, place)
         else:
-            source = open_source(data, spec.model, label=label, spark=spark, staging=staging)
+            source = open_source(data, spec.model, label=label, spark=spark, staging=place)
         workers = None
         if on_spark:
             from reference.spark import SparkWorkers
@@ -286,6 +308,25 @@ def _opened(monitor: "ModelMonitor", data: "Data", engine: str) -> Iterator[tupl
             assert spark is not None
             workers = SparkWorkers(spark)
         yield source, workers
+
+
+@contextlib.contextmanager
+def _staging(url: str | None) -> Iterator[str]:
+    """An empty place that is gone afterwards."""
+    if url is None:
+        with tempfile.TemporaryDirectory(prefix="driftline-") as folder:
+            yield folder
+        return
+    import fsspec
+
+    place = f"{url.rstrip('/')}/driftline-{secrets.token_hex(8)}"
+    fs, path = fsspec.core.url_to_fs(place)
+    try:
+        fs.makedirs(path, exist_ok=True)
+        yield place
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)
 
 
 def _session(monitor: "ModelMonitor", *, jdbc: bool) -> Any:

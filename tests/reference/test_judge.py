@@ -1,5 +1,6 @@
 """Judging a new baseline: each fault is found by its own check, and what is fine is accepted."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -296,3 +297,7 @@ def test_a_judgement_is_json_that_its_schema_describes():
     assert set(document) == set(described["properties"])
     assert document["decision"] == "reject"
     assert document["columns"] == ["y"]
+
+
+def test_the_schema_is_kept(golden):
+    golden("deploy/schema/judgement.schema.json", json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")

@@ -197,7 +197,7 @@ def test_schema_of_the_monitor(capsys):
     assert capsys.readouterr().out == (ROOT / "deploy/schema/modelmonitor.schema.json").read_text()
 
 
-@pytest.mark.parametrize("topic", RECORDS)
+@pytest.mark.parametrize("topic", [*RECORDS, "judgement"])
 def test_schema_of_each_record(topic: str, capsys):
     assert main(["schema", "--record", topic]) == 0
     assert capsys.readouterr().out == (ROOT / f"deploy/schema/{topic}.schema.json").read_text()

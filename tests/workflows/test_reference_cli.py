@@ -1,6 +1,7 @@
 """`driftline reference`: from a ModelMonitor and a table to a current baseline, and back."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,40 @@ def test_the_section_is_read_and_written():
     assert section.gate == Gate.model_validate({"missing": {"reject": 0.3}})
     with pytest.raises(ValidationError):
         Reference.model_validate({"gate": {"misssing": {"reject": 0.3}}})
+
+
+# --- Real services -----------------------------------------------------------------------------------------------------
+@pytest.mark.spark
+@pytest.mark.filterwarnings("default")  # py4j's sockets, and what PySpark says of pandas
+def test_spark_builds_the_same_version(config: Path, run):
+    config.write_text(config.read_text().replace("keep: 3", "keep: 3, rawRows: 100".replace(", ", "\n    ")))
+    _, local, _ = run("build", "--engine", "local", "--no-promote", "--json")
+    code, spark, _ = run("build", "--engine", "spark", "--json")
+    assert code == 0
+    assert spark["version"] == local["version"]
+    assert spark["refresh"]["outcome"] == "promoted"
+
+
+@pytest.mark.kafka
+def test_served_traffic_is_a_reference(config: Path, run, kafka, store: Store):
+    from confluent_kafka import Producer
+
+    from streaming.job import prepare_topics
+    from streaming.spec import load
+
+    text = config.read_text().replace("name: toy", "name: served")
+    address = kafka.bootstrap_servers
+    config.write_text(f"{text}  kafka: {{bootstrapServers: '{address}', partitions: 2}}\n")
+    monitor = load(config)
+    prepare_topics(monitor)
+    producer = Producer({"bootstrap.servers": address})
+    at = int(time.time()) - 60
+    for i in range(300):
+        event = {"type": "request", "id": str(i), "time": at, "payload": {"instances": [[i / 100, "red"]]}}
+        producer.produce(monitor.topics.inference, json.dumps(event).encode(), timestamp=at * 1000)
+    assert producer.flush(30) == 0
+    code, built, err = run("build", "--format", "traffic", "--last", "1h", "--json")
+    assert (code, built["rows"]) == (0, 300)
+    assert next(one["mean"] for one in built["columns"] if one["column"] == "x") == pytest.approx(1.495)
+    assert store.manifest("served", built["version"])["origin"]["kind"] == "traffic"
+    assert "served traffic has no labels" in err
