@@ -59,6 +59,8 @@ def tally(
     guesses: NDArray[np.int32],
     first: float,
     scale: float,
+    first_bits: int,
+    shift: int,
     origin: NDArray[np.float64],
     unit: NDArray[np.float64],
     furthest: float,
@@ -74,21 +76,27 @@ def tally(
     marks
         Of the ruler, and infinity behind them.
     guesses
-        (cells + 1,) of equal cells, the first of them at `first` and `scale` of them a unit: how many marks lie in earlier cells.
+        (cells + 1,) how many marks lie in earlier cells. Cells are equal, the first of them at `first` and `scale` of them a unit; or, where
+        `shift` is not negative, they are equal in the bits of the floats, so that they widen as heavy tails do: the first at `first_bits`,
+        2^shift of the least bits in each.
     """
     # Indices are unsigned, since for signed ones each access asks whether they count from the end: three times the time of all this.
     most = float(len(guesses) - 2)
-    for value in values:
-        cell = np.uint64(min(max((value - first) * scale, 0.0), most))
-        low, high = guesses[cell], guesses[cell + np.uint64(1)]
-        while high - low > 2:
-            middle = (low + high) >> 1
-            if marks[middle] < value:
-                low = middle + 1
-            else:
-                high = middle
-        # Added, not branched on: no processor can guess these.
-        at = np.uint64(low)
+    last = np.int64(len(guesses) - 2)
+    bits = values.view(np.int64)
+    for i in range(len(values)):
+        value = values[i]
+        if shift < 0:
+            cell = np.uint64(min(max((value - first) * scale, 0.0), most))
+        else:  # the bits of negative floats are negative numbers
+            cell = np.uint64(min((max(bits[i], first_bits) - first_bits) >> shift, last))
+        at = np.uint64(guesses[cell])
+        left = np.uint64(guesses[cell + np.uint64(1)]) - at
+        # Added, not branched on: no processor can guess these. How often this is done depends on the cell alone, which can be guessed.
+        while left > 2:
+            half = left >> np.uint64(1)
+            at += half * np.uint64(marks[at + half - np.uint64(1)] < value)
+            left -= half
         at += np.uint64(marks[at] < value)
         at += np.uint64(marks[at] < value)
         counts[at] += 1

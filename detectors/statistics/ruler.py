@@ -23,7 +23,7 @@ _FURTHEST = 2.0**31
 """Where a place in the under- or overflow saturates, so that 2^32 rows cannot overflow their sum."""
 _TINY = 5e-324
 _CELLS = 4096
-"""Of equal width over the range of the reference, from which the search for a value's bin begins."""
+"""Over the range of the reference, from which the search for a value's bin begins."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ class Ruler:
         return counts, places
 
     @cached_property
-    def _grid(self) -> tuple[NDArray[np.float64], NDArray[np.int32], float, float]:
-        """What `compiled.tally` begins its search with: marks, guesses, first, scale."""
+    def _grid(self) -> tuple[NDArray[np.float64], NDArray[np.int32], float, float, int, int]:
+        """What `compiled.tally` begins its search with: marks, guesses, first, scale, first bits, shift."""
         tail = _TAIL_STEPS if len(self.marks) > 2 * _TAIL_STEPS else 0
         first, last = float(self.marks[tail]), float(self.marks[-1 - tail])
         with np.errstate(over="ignore", divide="ignore"):
@@ -137,8 +137,18 @@ class Ruler:
             scale = scale if 0 < scale < np.inf else 1.0
             # As there, to the last bit: what comes into an earlier cell is smaller.
             cells = np.minimum(np.maximum((self.marks - first) * scale, 0.0), float(_CELLS - 1)).astype(np.int64)
+        bits, shift = 0, -1
+        positive = self.marks[tail : len(self.marks) - tail]
+        positive = positive[positive > 0]
+        if first >= 0 and len(positive) > 1:
+            # Cells that widen, where they leave less to search for.
+            ends = positive[[0, -1]].view(np.int64)
+            wide = max(int(ends[1] - ends[0]).bit_length() - (_CELLS.bit_length() - 1), 0)
+            widening = np.minimum((np.maximum(self.marks.view(np.int64), ends[0]) - ends[0]) >> wide, _CELLS - 1)
+            if _searched(widening) < _searched(cells):
+                cells, bits, shift = widening, int(ends[0]), wide
         guesses = np.concatenate(([0], np.cumsum(np.bincount(cells, minlength=_CELLS)))).astype(np.int32)
-        return np.append(self.marks, np.inf), guesses, first, scale
+        return np.append(self.marks, np.inf), guesses, first, scale, bits, shift
 
     def count(self, values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As `tally`, of finite values in any order."""
@@ -160,6 +170,11 @@ class Ruler:
         """(size,) the sum of the values of each bin, from what `tally` gives; infinite or NaN where it is beyond the range of floats."""
         with np.errstate(over="ignore", invalid="ignore"):
             return self._origin * counts + self._unit * places
+
+
+def _searched(cells: NDArray[np.int64]) -> float:
+    """How long a value's bin is searched for, all bins being as likely: the steps of a search in its cell."""
+    return float(np.log2(1 + np.bincount(cells))[cells].sum())
 
 
 def _histogram_edges(n: int, low: float, high: float) -> NDArray[np.float64]:
