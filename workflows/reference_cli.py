@@ -211,7 +211,7 @@ def _data(monitor: "ModelMonitor", place: str | None, **options: str | None) -> 
     section = monitor.spec.reference.data
     said: dict[str, Any] = {} if section is None else section.model_dump(exclude_unset=True)
     if place is not None or options["format"] == "traffic":
-        kept = ("columns", "time", "time_unit", "weight")
+        kept = ("columns", "time", "time_unit", "weight") if options["format"] != "traffic" else ()
         said = {name: value for name, value in said.items() if name in kept}
         if place is not None:
             said["url"] = place
