@@ -1,5 +1,6 @@
 """Rows that were served: a past range of the inference topic, decoded as the monitor decodes it."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from streaming.rows import Rows
 
 _TIMEOUT_S = 30.0
+_WAIT_S = 0.1
+"""So long the client gathers messages, even when the partition has no more."""
 _MESSAGES = 10_000
 """That are decoded at a time."""
 _HELD_ROWS = FRAGMENT_ROWS
@@ -51,20 +54,23 @@ class TrafficFragment:
     requests: str
     """Path of a Parquet file."""
     responses: str | None
-    features: tuple[str, ...]
-    predictions: tuple[str, ...]
+    """None where none of these requests was answered."""
+    features: frozenset[str]
+    schema: pa.Schema
+    """Features and predictions."""
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Its rows, in order."""
-        asked = [name for name in columns if name in self.features]
         answered = [name for name in columns if name not in self.features]
-        rows = _read(self.place, self.requests, [*asked, _KEY])
+        rows = _read(self.place, self.requests, [*(name for name in columns if name in self.features), _KEY])
         if answered and self.responses is not None:
             responses = _read(self.place, self.responses, [*answered, _KEY])
             which = paired(_keys(responses), _keys(rows))
             places = pa.array(which, mask=which < 0)
-            for name in answered:
-                rows = rows.append_column(name, responses[name].take(places))
+        for name in answered:
+            kind = self.schema.field(name).type
+            values = pa.nulls(rows.num_rows, kind) if self.responses is None else responses[name].take(places)
+            rows = rows.append_column(name, values)
         yield from recut(iter(rows.select(list(columns)).combine_chunks().to_batches()))
 
 
@@ -125,7 +131,7 @@ def open_traffic(monitor: ModelMonitor, data: Data, staging: str, *, now: dateti
     schema = pa.schema([_field(column) for column in (*model.features, *model.predictions)])
     offsets = {str(partition): list(span) for partition, span in ranges.items()}
     origin = {"kind": "traffic", "topic": name, **window.told(), "offsets": offsets, "messages": messages, **told}
-    return Source(schema, staged.fragments(), origin)
+    return Source(schema, staged.fragments(schema), origin)
 
 
 def _field(column: Column) -> pa.Field:
@@ -214,9 +220,12 @@ class _Topic:
         if start >= stop:
             return
         self._consumer.assign([TopicPartition(self.name, partition, start)])
+        heard = time.monotonic()
         while True:
-            found = self._consumer.consume(_MESSAGES, _TIMEOUT_S)
-            if not found:
+            found = self._consumer.consume(_MESSAGES, _WAIT_S)
+            if found:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _TIMEOUT_S:
                 raise KafkaError(
                     f"{self.where} has said nothing of {self.name!r} for {_TIMEOUT_S:g} s: {self._said(None)}"
                 )
@@ -351,14 +360,14 @@ class _Staged:
             self._files[kind, bucket] = path, writer
         return self._files[kind, bucket][1]
 
-    def fragments(self) -> tuple[TrafficFragment, ...]:
+    def fragments(self, schema: pa.Schema) -> tuple[TrafficFragment, ...]:
         """One a bucket that has requests."""
-        found = []
+        features, found = frozenset(self.request.names), []
         for bucket in range(self._buckets):
             if ("request", bucket) in self._files:
                 request, _ = self._files["request", bucket]
                 response, _ = self._files.get(("response", bucket), (None, None))
-                found.append(TrafficFragment(self.place, request, response, self.request.names, self.response.names))
+                found.append(TrafficFragment(self.place, request, response, features, schema))
         return tuple(found)
 
     def told(self) -> dict[str, Any]:
