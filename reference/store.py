@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -144,41 +144,34 @@ class Store:
             As `promote` does; also when the version is being removed at this moment.
         """
         model, version = baseline.model, baseline.version
+        # Without the time it was made, the bytes follow from the content: two that publish at once write the same.
+        data = replace(baseline, created="").to_bytes()
+        manifest = {
+            "model": model,
+            "modelVersion": baseline.model_version,
+            "version": version,
+            "created": baseline.created,
+            "rows": baseline.rows,
+            "effectiveRows": effective_rows,
+            "features": list(baseline.request),
+            "predictions": list(baseline.response),
+            "origin": dict(origin or {}),
+            "publishedBy": by or someone(),
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
         with self._reached():
             records = self._promotions(model)
-            self._not_being_removed(records.newest(), model, version)
-            # Without the time it was made, the bytes follow from the content: two that publish at once write the same.
-            data = replace(baseline, created="").to_bytes()
-            sha256 = hashlib.sha256(data).hexdigest()
-            self._write(rfc3339(datetime.now(UTC)).encode() + b"\n", model, version, _USED)
-            known = self._sound_manifest(model, version, records.shown_or_none(), sha256)
-            if known is None or self._read(model, version, _BASELINE) != data:
-                self._write(data, model, version, _BASELINE)
-            if known is None:
-                manifest = {
-                    "model": model,
-                    "modelVersion": baseline.model_version,
-                    "version": version,
-                    "created": baseline.created,
-                    "rows": baseline.rows,
-                    "effectiveRows": effective_rows,
-                    "features": list(baseline.request),
-                    "predictions": list(baseline.response),
-                    "origin": dict(origin or {}),
-                    "publishedBy": by or someone(),
-                    "bytes": len(data),
-                    "sha256": sha256,
-                }
-                path = self._path(model, version, _MANIFEST)
-                made = create_whole(self._place[0], path, sealed(manifest))
-                # Else another has just written one, or the one that is there is damaged.
-                if not made and self._sound_manifest(model, version, records.shown_or_none(), sha256) is None:
-                    self._write(sealed(manifest), model, version, _MANIFEST)
-        if beside or decision:
-            self.file(model, version, beside or {}, decision=decision)
-        with self._reached():
-            newest = records.newest()
-            self._not_being_removed(newest, model, version)
+            while True:
+                before = records.newest()
+                self._not_being_removed(before, model, version)
+                self._put(model, version, data, manifest, records)
+                if beside or decision:
+                    self._file(model, version, beside or {}, decision)
+                newest = records.newest()
+                self._not_being_removed(newest, model, version)
+                if not self._removed_since(before, newest, records, version):
+                    break
             # What is current stays so; when its manifest had to be written anew, the pointer learns of it.
             if promote or (newest is not None and newest.version == version):
                 wanted = expected if promote else None
@@ -192,21 +185,7 @@ class Store:
         """
         with self._reached():
             self._manifest(model, version)
-            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-            for name in files:
-                if not name or "/" in name or name in {".", "..", _MANIFEST}:
-                    msg = f"a file beside a version cannot be called {name!r}: use a name without '/' other than {_MANIFEST!r}"
-                    raise ValueError(msg)
-            filing = hashlib.sha256(json.dumps([decision, hashes]).encode()).hexdigest()[:12]
-            for name, data in files.items():
-                self._write(data, model, version, _BESIDE, filing, name)
-            document = {
-                "id": filing,
-                "filed": rfc3339(datetime.now(UTC)),
-                "decision": decision,
-                "files": hashes,
-            }
-            self._write(sealed(document), model, version, _BESIDE, filing, _MANIFEST)
+            self._file(model, version, files, decision)
         found = self.beside(model, version)
         assert found is not None
         return found
@@ -415,6 +394,41 @@ class Store:
                         self._remove(model, each.version)
                         removed.append(each)
                 self._announce_end(records, claimed, [each.version for each in batch])
+
+    def _put(self, model: str, version: str, data: bytes, manifest: dict[str, Any], records: Promotions) -> None:
+        """Write a version, or what is missing or damaged of it. The stamp comes first: from then on `gc` keeps it."""
+        self._write(rfc3339(datetime.now(UTC)).encode() + b"\n", model, version, _USED)
+        known = self._sound_manifest(model, version, records.shown_or_none(), manifest["sha256"])
+        if known is None or self._read(model, version, _BASELINE) != data:
+            self._write(data, model, version, _BASELINE)
+        if known is not None:
+            return
+        made = create_whole(self._place[0], self._path(model, version, _MANIFEST), sealed(manifest))
+        # Else another has just written one, or the one that is there is damaged.
+        if not made and self._sound_manifest(model, version, records.shown_or_none(), manifest["sha256"]) is None:
+            self._write(sealed(manifest), model, version, _MANIFEST)
+
+    def _file(self, model: str, version: str, files: Mapping[str, bytes], decision: str) -> None:
+        for name in files:
+            if not name or "/" in name or name in {".", "..", _MANIFEST}:
+                msg = f"a file beside a version cannot be called {name!r}: use a name without '/' other than {_MANIFEST!r}"
+                raise ValueError(msg)
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+        filing = hashlib.sha256(json.dumps([decision, hashes]).encode()).hexdigest()[:12]
+        for name, data in files.items():
+            self._write(data, model, version, _BESIDE, filing, name)
+        document = {"id": filing, "filed": rfc3339(datetime.now(UTC)), "decision": decision, "files": hashes}
+        self._write(sealed(document), model, version, _BESIDE, filing, _MANIFEST)
+
+    @staticmethod
+    def _removed_since(before: Promotion | None, newest: Promotion | None, records: Promotions, version: str) -> bool:
+        """Whether a removal that is over by now has taken the version away while it was being written."""
+        number = 0 if before is None else before.number
+        if newest is None or newest.number == number:
+            return False
+        return any(
+            version in record.removing for record in takewhile(lambda record: record.number > number, records.history())
+        )
 
     def _removable(
         self, model: str, newest: Promotion | None, keep: int, grace: timedelta, named: frozenset[str]

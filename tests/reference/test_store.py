@@ -1,13 +1,17 @@
 """The store of baselines: what is published is read back, what was changed is refused by name."""
 
 import json
+import os
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
+from reference import promotions
 from reference.build import build
 from reference.errors import BaselineNotFound, CorruptBaseline, PromotionConflict, StoreError
 from reference.promotions import Promotions
@@ -131,10 +135,10 @@ def test_files_beside_a_version(store):
 
 def test_a_long_history_is_read_in_parts_and_as_far_as_asked(store, monkeypatch):
     filled(store, 2)
-    for number in range(140):
+    for number in range(70):
         store.promote("m", VERSIONS[number % 2], by=str(number))
-    assert [each.number for each in store.history("m")] == list(range(142, 0, -1))
-    assert [each.by for each in store.history("m", limit=3)] == ["139", "138", "137"]
+    assert [each.number for each in store.history("m")] == list(range(72, 0, -1))
+    assert [each.by for each in store.history("m", limit=3)] == ["69", "68", "67"]
 
 
 def files_of(root: Path):
@@ -324,6 +328,110 @@ def test_a_copy_that_comes_late_is_put_right_by_its_own_writer(store, monkeypatc
     monkeypatch.setattr(Promotions, "show", late)
     store.promote("m", B)
     assert store.current("m") == C
+
+
+def test_a_copy_that_was_already_on_its_way_is_put_right_by_its_own_writer(store, monkeypatch):
+    """Another promotes after the first writer looked and before its copy arrives."""
+    filled(store, 1)
+    for each in BASELINES[1:3]:
+        store.publish(each, promote=False)
+    write = promotions.write_whole
+
+    def late(fs, path, data):
+        monkeypatch.setattr(promotions, "write_whole", write)
+        store.promote("m", C)
+        assert store.current("m") == C
+        write(fs, path, data)
+        assert store.current("m") == B
+
+    monkeypatch.setattr(promotions, "write_whole", late)
+    store.promote("m", B)
+    assert store.current("m") == C
+
+
+def aged(folder: Path) -> None:
+    """Make all files older than any grace period."""
+    for path in files_of(folder):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_gc_keeps_what_was_published_again_just_before_it_said_what_it_removes(tmp_path, monkeypatch):
+    store = filled(Store(str(tmp_path)), 2)
+    store.publish(BASELINES[2], promote=False)
+    aged(tmp_path)
+    claim = Promotions.claim
+
+    def publish_first(self, after, wanted):
+        if wanted.kind == "removal" and wanted.removing:
+            monkeypatch.setattr(Promotions, "claim", claim)
+            store.publish(BASELINES[2], promote=False)
+        return claim(self, after, wanted)
+
+    monkeypatch.setattr(Promotions, "claim", publish_first)
+    assert store.gc("m", keep=0) == []
+    assert store.load("m", C).version == C
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["goes on", "is over"])
+def test_a_publisher_notices_a_removal_that_began_after_it(tmp_path, monkeypatch, over):
+    """`gc` looks at a version, its publisher puts its stamp, `gc` removes the version, the publisher has written nothing: it was there."""
+    store = filled(Store(str(tmp_path)), 2)
+    store.publish(BASELINES[2], promote=False)
+    aged(tmp_path)
+    removing, go_on = threading.Event(), threading.Event()
+    remove, write, sound = Store._remove, Store._write, Store._sound_manifest
+    cleaner = threading.Thread(target=lambda: Store(str(tmp_path)).gc("m", keep=0))
+
+    def slowly(self, model, version):
+        removing.set()
+        assert go_on.wait(60)
+        remove(self, model, version)
+
+    def stamp(self, data, *parts):
+        if parts[-1] == "used" and not removing.is_set():
+            cleaner.start()
+            assert removing.wait(60)
+        write(self, data, *parts)
+
+    def look(self, *rest):
+        found = sound(self, *rest)
+        if over and not go_on.is_set():
+            go_on.set()
+            cleaner.join(60)
+        return found
+
+    monkeypatch.setattr(Store, "_remove", slowly)
+    monkeypatch.setattr(Store, "_write", stamp)
+    monkeypatch.setattr(Store, "_sound_manifest", look)
+    if over:
+        assert store.publish(BASELINES[2], promote=False, beside={"x": b"y"}) == C
+        assert (store.load("m", C).version, store.read_beside("m", C, "x")) == (C, b"y")
+    else:
+        with pytest.raises(PromotionConflict, match="is being removed"):
+            store.publish(BASELINES[2], promote=False)
+        go_on.set()
+        cleaner.join(60)
+
+
+def test_a_removal_that_was_cut_short_leaves_no_version_that_looks_whole(tmp_path, monkeypatch):
+    store = filled(Store(str(tmp_path)), 4)
+    rm_file, calls = LocalFileSystem.rm_file, []
+
+    def killed(self, path):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(path)
+        rm_file(self, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalFileSystem, "rm_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.gc("m", keep=1, grace=NOW)
+    left = {each["version"] for each in store.versions("m")}
+    assert len(left) == 3
+    for version in left:
+        assert store.load("m", version).version == version
+    assert {each.what for each in store.gc("m", keep=1, grace=NOW)} == {"version", "debris"}
 
 
 def test_a_store_that_ignores_the_condition_of_a_put_is_refused(tmp_path, monkeypatch):

@@ -127,5 +127,5 @@ class StoreMachine(RuleBasedStateMachine):
         assert len(moves) == self.moves
 
 
-StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestStore = StoreMachine.TestCase
