@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow.fs import LocalFileSystem
 
 from reference.data import Data
 from reference.errors import UnusableData
@@ -33,6 +34,9 @@ class DatasetFragment:
             assert self.place is not None  # goes with files
             self.place.checked(file)
         for part in self.parts:
+            # Over a network a row group is fetched at once. From a disk that only costs: it is held whole, and copied.
+            local = isinstance(part.filesystem, LocalFileSystem)
+            options = ds.ParquetFragmentScanOptions(pre_buffer=not local, use_buffered_stream=local)
             try:
                 # Without threads the order is fixed, and who reads many fragments has threads of his own.
                 yield from part.to_batches(
@@ -41,6 +45,7 @@ class DatasetFragment:
                     batch_size=BATCH_ROWS,
                     batch_readahead=1,
                     fragment_readahead=1,
+                    fragment_scan_options=options,
                     use_threads=False,
                 )
             except (pa.ArrowException, OSError) as error:
