@@ -8,7 +8,6 @@ is moved by a single bad timestamp, drops late rows without a count and never cl
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +17,7 @@ from pyspark.sql.streaming.stateful_processor import StatefulProcessor, Stateful
 from pyspark.sql.types import BinaryType, DataType, IntegerType, LongType, StructType
 
 from detectors.statistics.table import summarise
+from streaming.drawers import KEYS, Drawer, Slot
 from streaming.editions import ALWAYS, NEVER, Task, Term, Watched, crew
 from streaming.fold import (
     ALL,
@@ -40,10 +40,8 @@ from streaming.meeting import Meeting
 from streaming.observations import Observations
 from streaming.pairing import Responses
 from streaming.pane import Pane, milliseconds
-from streaming.performance import STATE as PERFORMANCE
 from streaming.performance import Measuring, Performances
 from streaming.publish import Report, published
-from streaming.waiting import STATE as WAITING
 from streaming.worker import Worker
 
 if TYPE_CHECKING:
@@ -77,7 +75,7 @@ class _Open(msgspec.Struct, array_like=True):
 class Head(msgspec.Struct, array_like=True):
     """The state of one key beside its panes. Its version is the first field: see docs/decisions."""
 
-    version: int = 2
+    version: int = 3
     clocks: dict[int, _Clock] = msgspec.field(default_factory=dict)
     """Kafka partition -> clock."""
     windows: dict[int, dict[int, _Open]] = msgspec.field(default_factory=dict)
@@ -102,8 +100,8 @@ class Head(msgspec.Struct, array_like=True):
     """Of performance."""
     meeting: int | None = None
     """When a request or a response has waited long enough for the other, processing time, ms."""
-    panes: list[tuple[int, int]] | None = None
-    """Edition and start of all panes there are; None: not noted, the state is to be asked."""
+    panes: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    """Edition and start of all panes there are."""
 
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
@@ -391,7 +389,7 @@ class Panes:
 
     def __init__(self, state: Any, series: Any, head: Head, model: Watched, segment: str = ALL) -> None:
         self._state, self._series, self._head, self._model, self._segment = state, series, head, model, segment
-        self._parts = head.parts
+        self._parts, self._stored = head.parts, set(head.panes)
         self._observed: dict[tuple[int, int], list[tuple[Observations, ...]]] = {}
         self._read: dict[tuple[int, int], Pane] = {}
         self._changed: set[tuple[int, int]] = set()
@@ -445,12 +443,6 @@ class Panes:
     def places(self) -> list[tuple[int, int]]:
         """Edition and start of all panes there are, ascending."""
         return sorted(self._stored.union(self._read))
-
-    @cached_property
-    def _stored(self) -> set[tuple[int, int]]:
-        if self._head.panes is not None:
-            return set(self._head.panes)
-        return {(int(edition), int(start)) for edition, start in self._state.keys()}  # noqa: SIM118 - a state, not a dict
 
     def drop(self, edition: int, start: int) -> None:
         """Forget a pane."""
@@ -540,7 +532,7 @@ _TYPES: dict[str, DataType] = {"int": IntegerType(), "long": LongType(), "binary
 
 
 def _schema(columns: str) -> StructType:
-    """Columns as Spark's own kind of schema: a text would be sent to the JVM to be parsed, ten times a partition and batch."""
+    """Columns as Spark's own kind of schema: a text would be sent to the JVM to be parsed, for each state in every partition and batch."""
     schema = StructType()
     for column in columns.split(", "):
         name, kind = column.split()
@@ -548,11 +540,13 @@ def _schema(columns: str) -> StructType:
     return schema
 
 
-_BODY = _schema("body binary")
+_KEYS, _BODY = _schema(KEYS), _schema("body binary")
+_PANES, _SERIES, _WAITING, _PERFORMANCE, _PENDING = range(5)
+"""Numbers of drawers."""
 
 
 class MergeProcessor(StatefulProcessor):
-    """`Merge` on Spark's state: one head and a map of panes for each key, and one processing-time timer."""
+    """`Merge` on Spark's state: one head and a map of everything else for each key, and one processing-time timer."""
 
     def __init__(self, task: Task, marks: str) -> None:
         self._task, self._folder = task, marks
@@ -561,11 +555,10 @@ class MergeProcessor(StatefulProcessor):
         """Open the state of this partition."""
         self._handle = handle
         self._head = handle.getValueState("head", _BODY)
-        self._panes = handle.getMapState("panes", _schema("edition long, start long"), _BODY)
-        self._series = handle.getMapState("series", _schema("edition long, start long, part long"), _BODY)
-        self._waiting = handle.getMapState("waiting", _schema(WAITING), _BODY)
-        self._performance = handle.getMapState("performance", _schema(PERFORMANCE), _BODY)
-        self._pending = handle.getValueState("pending", _BODY)
+        self._drawers = handle.getMapState("drawers", _KEYS, _BODY)
+        self._panes, self._series = Drawer(self._drawers, _PANES), Drawer(self._drawers, _SERIES)
+        self._waiting, self._performance = Drawer(self._drawers, _WAITING), Drawer(self._drawers, _PERFORMANCE)
+        self._pending = Slot(Drawer(self._drawers, _PENDING))
         self._crew = crew(self._task)
         self._batch = batch_number()
         self._marks: dict[Key, Mark] = {}
@@ -634,11 +627,7 @@ class MergeProcessor(StatefulProcessor):
 
     def _forget(self) -> None:
         self._head.clear()
-        self._panes.clear()
-        self._series.clear()
-        self._waiting.clear()
-        self._performance.clear()
-        self._pending.clear()
+        self._drawers.clear()
         for timer in list(self._handle.listTimers()):
             self._handle.deleteTimer(timer)
 

@@ -28,8 +28,6 @@ from streaming.waiting import BINS, Index, Pairs, Terms, Waiting
 from streaming.waiting import Counts as Happened
 from streaming.yardstick import Yardstick
 
-STATE = "edition long, start long"
-"""Schema of the keys of the map of panes; its values are one binary column."""
 _INDEX = (-1, 0)
 _ABOUT = -(2**62)
 _OFTEN = 60_000
@@ -118,9 +116,9 @@ class Performances:
     Parameters
     ----------
     state
-        Map of panes, see STATE.
+        Map of panes, by edition and start.
     waiting
-        Map of what waits, see `waiting.STATE`.
+        Map of what waits, by kind and number.
     head
         Changed in place.
     now

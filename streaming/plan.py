@@ -22,7 +22,7 @@ from streaming.reports import EventReason
 from streaming.spec import ModelMonitor
 from streaming.worker import settings_of
 
-VERSION = 3
+VERSION = 4
 _NOT_OF_WINDOWS = {"job", "logger", "reports", "reference", "kafka"}
 """Sections that may change without a new edition."""
 

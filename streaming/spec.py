@@ -405,6 +405,8 @@ class Spec(Settings):
                         [section, key, name],
                         f"{name!r} is no feature or prediction of the model: known are: {', '.join(known)}",
                     )
+        for name, text in self.reference.gate.misfits(known):
+            raise misplaced(["reference", "gate", "columns", name], text)
         for place, text in self.segments.misfits(self.model):
             raise misplaced(["segments", "by", place], text)
         for path, text in self.performance.problems([(column.name, column.type) for column in self.model.predictions]):

@@ -26,10 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STATE", "Counts", "Index", "Pairs", "Round", "State", "Terms", "Waiting"]
-
-STATE = "kind int, part long"
-"""Schema of the keys of the map state; its values are one binary column."""
+__all__ = ["Counts", "Index", "Pairs", "Round", "State", "Terms", "Waiting"]
 
 LARGEST = 1 << 20
 """Bytes of a part: a larger one is split. One of less than half of it is small."""
@@ -49,7 +46,7 @@ Values = NDArray[np.floating[Any]]
 
 
 class State(Protocol):
-    """What is asked of Spark's map state."""
+    """What is asked of a map state, by a kind and a number."""
 
     def getValue(self, key: tuple[int, int]) -> tuple[bytes]: ...  # noqa: D102, N802 - Spark's name
     def updateValue(self, key: tuple[int, int], value: tuple[bytes]) -> None: ...  # noqa: D102, N802
