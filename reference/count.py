@@ -300,15 +300,15 @@ class Counter:
 
     def _kept(self, one: Dividing) -> tuple[Plan, Plan]:
         """The plans of segments: as those of the whole, with a sample instead of co-moments."""
-        kept = self._segment_plans.get(one.keep)
-        if kept is None:
-            made = [replace(plan, comoments=False, sample=one.keep) for plan in self.plans]
-            kept = self._segment_plans[one.keep] = (made[0], made[1])
-        return kept
+        return self._segment_plans[one.keep]
 
     @cached_property
     def _segment_plans(self) -> dict[int, tuple[Plan, Plan]]:
-        return {}
+        """By how many rows are kept. Summaries of one plan add without a look at its marks, so there is one of each."""
+        request, response = (replace(plan, comoments=False) for plan in self.plans)
+        return {
+            one.keep: (replace(request, sample=one.keep), replace(response, sample=one.keep)) for one in self.dividing
+        }
 
     def _nothing(self, one: Dividing) -> Divided:
         segments = len(one.division.names)
@@ -418,10 +418,9 @@ def _sums(plan: PerformancePlan, packed: Sequence[Packed]) -> tuple[PerformanceS
 
 
 def _by_segment(plan: Plan, block: Block, order: NDArray[np.int64], bounds: Sequence[int]) -> tuple[TableSummary, ...]:
-    grouped = Block(np.asfortranarray(block.numeric)[order], np.asfortranarray(block.missing)[order], keys=block.keys)
     assert block.keys is not None  # see `Counter._blocks`
-    numeric = np.asfortranarray(grouped.numeric)
-    missing, keys = np.asfortranarray(grouped.missing), block.keys[order]
+    numeric, missing = np.asfortranarray(block.numeric[order]), np.asfortranarray(block.missing[order])
+    keys = block.keys[order]
     return tuple(summarise(plan, Block(numeric[a:b], missing[a:b], keys=keys[a:b])) for a, b in pairwise(bounds))
 
 
