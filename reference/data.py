@@ -22,7 +22,7 @@ _SUFFIXES: dict[str, Format] = {
     "json": "jsonl",
 }
 _COMPRESSED = re.compile(r"\.(gz|zst|zstd|bz2|lz4)$", re.IGNORECASE)
-_SECRET = re.compile(r"passw|secret|token|credential|private|account.?key|^key$|sas", re.IGNORECASE)
+_SECRET = re.compile(r"passw|secret|token|credential|private|account.?key|connection.?string|^key$|^sas", re.IGNORECASE)
 """Names of options whose values are nobody's business."""
 
 

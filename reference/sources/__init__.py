@@ -102,13 +102,19 @@ def open_files(data: "Data", wanted: Any, window: Any = None) -> "Source":
         from reference.sources.parquet import open_parquet
 
         return open_parquet(files, columns, data, window)
+    if wanted.twofold:
+        raise UnusableData(
+            f"{data.url}: the columns {list(wanted.twofold)} are asked for as numbers and as categories, and {files.format} has no types "
+            "that would say which is which: use Parquet, or write the column twice"
+        )
     if files.format == "csv":
         from reference.sources.csv import open_csv
 
         return open_csv(files, columns, wanted.text, delimiter)
     from reference.sources.jsonl import open_jsonl
 
-    return open_jsonl(files, columns, wanted.text, data.time)
+    time = data.time if wanted.names is None or data.time in wanted.text else None
+    return open_jsonl(files, columns, wanted.text, time)
 
 
 def _is_delta(data: "Data") -> bool:

@@ -32,6 +32,8 @@ class Wanted:
     """Names without which there is no baseline."""
     text: frozenset[str] = frozenset()
     """Columns of the table that formats without types read as text; all others are numbers there."""
+    twofold: tuple[str, ...] = ()
+    """Columns of the table that are asked for as numbers and as text; only formats with types can do that."""
 
     @classmethod
     def of(cls, data: Data, model: Model | None, label: Column | None = None) -> "Wanted":
@@ -42,14 +44,13 @@ class Wanted:
         UnusableData
             When the settings name what the model does not have, or read one column in two ways.
         """
-        own = {data.time} if data.time else set()
         if model is None:
             if data.columns:
                 names = ", ".join(data.columns)
                 raise UnusableData(
                     f"reference.data.columns names {names}, and without a model there are none: remove it"
                 )
-            return cls(None, text=frozenset(own))
+            return cls(None, text=frozenset({data.time} if data.time else ()))
         columns = {column.name: column for column in (*model.features, *model.predictions)}
         features = frozenset(column.name for column in model.features)
         if label is not None:
@@ -69,7 +70,13 @@ class Wanted:
                 )
             named[data.weight] = data.weight
         text = {named[name] for name, column in columns.items() if column.type == "categorical"}
-        return cls(named, features | (frozenset({data.weight}) if data.weight else frozenset()), frozenset(text | own))
+        numbers = {named[name] for name, column in columns.items() if column.type == "numeric"}
+        if data.weight is not None:
+            numbers.add(data.weight)
+        if data.time is not None and data.time not in numbers:
+            text.add(data.time)
+        required = features | (frozenset({data.weight}) if data.weight else frozenset())
+        return cls(named, required, frozenset(text), tuple(sorted(text & numbers)))
 
     def resolved(self, available: Sequence[str], url: str) -> dict[str, str]:
         """Name in the source -> column of a table that has these columns.

@@ -103,11 +103,12 @@ def _array(series: Any, name: str, *, text: bool) -> pa.Array:
 
 
 def _of_spark(frame: Any, data: Data, wanted: Wanted, staging: str | None) -> Source:
-    from reference.sources.sql import stage
+    from reference.sources.sql import quoted, stage
 
     if staging is None:
         raise UnusableData("a Spark DataFrame is written once before it is read: say where with `staging`")
     names = wanted.resolved(frame.columns, str(data.url))
-    read = list(dict.fromkeys([*names.values(), *([data.time] if data.time in frame.columns else [])]))
-    staged = stage(frame.select([f"`{name}`" for name in read]), staging, in_order=True)
+    times = [data.time] if data.time is not None and data.time in frame.columns else []
+    read = list(dict.fromkeys([*names.values(), *times]))
+    staged = stage(frame.select([quoted(name) for name in read]), staging, in_order=True)
     return Source(staged.schema, staged.fragments, {"kind": "spark", "url": data.url})

@@ -24,6 +24,8 @@ _DRIVERS = {
     "sqlserver": "com.microsoft.sqlserver.jdbc.SQLServerDriver",
 }
 """Java finds a driver by itself only among the jars that it was started with, and not in `spark.jars`."""
+_UNORDERED = ("map", "variant")
+"""Types of Spark that have no order."""
 
 
 def open_jdbc(data: Data, wanted: Wanted, window: Window | None, spark: Any, staging: str | None) -> Source:
@@ -61,8 +63,9 @@ def open_jdbc(data: Data, wanted: Wanted, window: Window | None, spark: Any, sta
     except Exception as error:  # noqa: BLE001 - Java's, of any kind
         raise _refused(data.url, error, options) from None
     names = wanted.resolved(frame.columns, data.url)
-    columns = list(dict.fromkeys([*names.values(), *([data.time] if data.time in frame.columns else [])]))
-    chosen = frame.select([f"`{column}`" for column in columns])
+    times = [data.time] if data.time is not None and data.time in frame.columns else []
+    columns = list(dict.fromkeys([*names.values(), *times]))
+    chosen = frame.select([quoted(column) for column in columns])
     where = (
         None if window is None or data.time is None or data.time not in columns else _where(chosen, data.time, window)
     )
@@ -93,7 +96,10 @@ def stage(frame: Any, staging: str, *, in_order: bool) -> Source:
     url = staging if "://" in staging else f"file://{staging}"
     setting = "spark.sql.parquet.outputTimestampType"
     before = spark.conf.get(setting)
-    rows = frame if in_order else frame.sortWithinPartitions(*(f"`{name}`" for name in frame.columns))
+    rows = frame
+    if not in_order:
+        kinds = {field.name: field.dataType.typeName() for field in frame.schema}
+        rows = frame.sortWithinPartitions(*(quoted(name) for name, kind in kinds.items() if kind not in _UNORDERED))
     try:
         spark.conf.set(
             setting, "TIMESTAMP_MICROS"
@@ -106,35 +112,39 @@ def stage(frame: Any, staging: str, *, in_order: bool) -> Source:
     return open_parquet(files, None, Data(url=place), None)
 
 
-def _where(frame: Any, time: str, window: Window) -> Any:
+def quoted(name: str) -> str:
+    """A column's name as Spark's SQL takes any.
+
+    >>> quoted("Day `of` month")
+    '`Day ``of`` month`'
+    """
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _where(frame: Any, time: str, window: Window) -> str | None:
     """What the database is asked to leave out; None where the column is no timestamp, and rows are chosen here alone."""
-    from pyspark.sql import functions
-    from pyspark.sql.types import TimestampNTZType, TimestampType
-
-    kind = frame.schema[time].dataType
-    if not isinstance(kind, TimestampNTZType | TimestampType):
+    kind = frame.schema[time].dataType.typeName()
+    if kind not in ("timestamp", "timestamp_ntz"):
         return None
-    column = functions.col(f"`{time}`")
 
-    def literal(microseconds: int) -> Any:
+    def literal(microseconds: int) -> str:
         text = format_moment(moment_of(microseconds)).removesuffix("Z").replace("T", " ")
-        if isinstance(kind, TimestampNTZType):  # without a zone it is UTC, as everywhere
-            return functions.expr(f"timestamp_ntz'{text}'")
-        return functions.expr(f"timestamp_ltz'{text}Z'")
+        # Without a zone a time is UTC, as everywhere; with one the session's own zone must not matter.
+        return f"timestamp_ntz'{text}'" if kind == "timestamp_ntz" else f"timestamp_ltz'{text}Z'"
 
-    inside = functions.lit(True)
-    if window.since is not None:
-        inside &= column >= literal(window.since)
-    if window.until is not None:
-        inside &= column < literal(window.until)
-    return column.isNull() | inside
+    name = quoted(time)
+    bounds = [] if window.since is None else [f"{name} >= {literal(window.since)}"]
+    bounds += [] if window.until is None else [f"{name} < {literal(window.until)}"]
+    return f"{name} IS NULL OR ({' AND '.join(bounds)})"
 
 
 def _refused(url: str, error: Exception, options: Options) -> UnusableData:
     """What the database, its driver or Spark says, in a line and without secrets."""
     if isinstance(error, pa.ArrowException | UnusableData):
         return UnusableData(f"{url} cannot be read: {error}")
-    java = getattr(error, "java_exception", None) or getattr(error, "_origin", None)  # what PySpark has made an exception of
+    java = getattr(error, "java_exception", None) or getattr(
+        error, "_origin", None
+    )  # what PySpark has made an exception of
     while java is not None and java.getCause() is not None:
         java = java.getCause()
     said = str(error) if java is None else java.toString()

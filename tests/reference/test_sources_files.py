@@ -226,6 +226,26 @@ def test_a_url_of_any_file_system(tmp_path):
     assert read(open_source(Data(url="memory://sources/t.csv"), MODEL)) == {"c": ["a"], "x": [1.0]}
 
 
+def test_files_of_an_object_store(tmp_path, s3):
+    """A real server that speaks S3: partitioned files, a window, a change between two readings."""
+    import fsspec
+
+    fs = fsspec.filesystem("s3")
+    for name, seed in (("day=1/a.parquet", 1), ("day=2/a.parquet", 2)):
+        with fs.open(f"{s3}/sources/{name}", "wb") as file:
+            pq.write_table(table(400, seed), file, row_group_size=100)
+    source = open_source(Data(url=f"{s3}/sources/"), MODEL)
+    assert read(source) == expected([table(400, 1), table(400, 2)])
+    assert read(open_source(Data(url=f"{s3}/sources/*/a.parquet"), MODEL)) == read(source)
+    parts = pickle.loads(pickle.dumps(source.fragments))
+    with fs.open(f"{s3}/sources/day=2/a.parquet", "wb") as file:
+        pq.write_table(table(400, 3), file)
+    with pytest.raises(UnusableData, match=r"day=2/a.parquet changed while it was being read"):
+        [batch for part in parts for batch in part.batches(["x"])]
+    with pytest.raises(UnusableData, match=r"no training table at s3://.*/nothing/"):
+        open_source(Data(url=f"{s3}/nothing/"), MODEL)
+
+
 # Text formats ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +275,26 @@ def test_a_csv_number_is_read_alike_wherever_it_stands(tmp_path):
     (tmp_path / "t.csv").write_text("c,x\n" + "1,1\n" * 1_200_000 + "True,True\nA,1.5\n")
     found = open_source(Data(url=str(tmp_path / "t.csv")), MODEL).table(["c", "x"])
     assert found.slice(1_199_999).to_pydict() == {"c": ["1", "True", "A"], "x": [1, 1, 1.5]}
+
+
+def test_a_column_that_is_a_number_and_a_category_needs_types(tmp_path):
+    data = {"columns": {"x": "v", "c": "v"}}
+    (tmp_path / "t.csv").write_text("v\n1\n")
+    pq.write_table(pa.table({"v": [1]}), tmp_path / "t.parquet")
+    assert read(open_source(Data(url=str(tmp_path / "t.parquet"), **data), MODEL)) == {"x": [1], "c": [1]}
+    with pytest.raises(
+        UnusableData, match=r"the columns \['v'\] are asked for as numbers and as categories, and csv has no types"
+    ):
+        open_source(Data(url=str(tmp_path / "t.csv"), **data), MODEL)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_time_may_be_a_feature(tmp_path, name):
+    rows = [{"c": "a", "x": second * 1000} for second in range(10)]
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    jsonl(tmp_path / "t.jsonl", rows)
+    data = Data(url=str(tmp_path / name), time="x", time_unit="ms", since="1970-01-01T00:00:07Z")
+    assert open_source(data, MODEL).table(["x"])["x"].to_pylist() == [7000, 8000, 9000]
 
 
 def test_without_a_model_csv_columns_are_numbers_when_they_hold_nothing_else(tmp_path):
@@ -290,6 +330,7 @@ def test_json_values_mean_what_they_mean_in_messages(tmp_path, far):
         (["2013-01-01", "a"], ["2013-01-01", "a"]),
         ([1, 2, None], ["1", "2", None]),
         ([1.0, 2.5], ["1", "2.5"]),
+        ([0.5, 2**60, 2.0**60], ["0.5", "1152921504606846976", "1.152921504606847e+18"]),
         ([True, False], ["true", "false"]),
     ],
 )
