@@ -169,7 +169,6 @@ class Store:
                 if beside or decision:
                     self._file(model, version, beside or {}, decision)
                 newest = records.newest()
-                self._not_being_removed(newest, model, version)
                 if not self._removed_since(before, newest, records, version):
                     break
             # What is current stays so; when its manifest had to be written anew, the pointer learns of it.
