@@ -246,22 +246,21 @@ def as_window(column: ColumnSummary, reference: ColumnSummary) -> ColumnSummary:
 def _sums(spread: Ramps, ruler: Ruler, bins: NDArray[np.int64], column: ColumnSummary) -> Floats:
     """(bins,) the sum of the values in each bin of another ruler."""
     marks = np.clip(np.concatenate(([column.low], ruler.marks, [column.high])), column.low, column.high)
-    shares = spread.counts
-    middles = spread.starts / 2 + spread.ends / 2
-    whole = np.concatenate(([0.0], np.cumsum(shares * middles)))
     i = np.searchsorted(spread.ends, marks, side="right")
-    at = np.minimum(i, len(shares) - 1)
+    at = np.minimum(i, len(spread.counts) - 1)
     start = spread.starts[at]
-    inside = (i < len(shares)) & (marks > start)
-    part = np.where(inside, spread.upto(marks) - spread.before[i], 0.0)
-    upto = whole[i] + part * (start / 2 + marks / 2)
-    upto[0], upto[-1] = 0.0, whole[-1]
+    part = np.where((i < len(spread.counts)) & (marks > start), spread.upto(marks) - spread.before[i], 0.0)
     # Counts are rounded, so it is the mean of a bin that is kept.
     exact = np.diff(np.concatenate(([0.0], spread.upto(marks[1:-1]), [float(column.count)])))
-    means = np.diff(upto) / np.where(exact > 0, exact, 1.0)
     low, high = np.concatenate(([column.low], marks[1:-1])), marks[1:]
-    scaled: Floats = np.where(exact > 0, np.clip(means, low, high), high) * bins
-    return scaled
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of floats a bin's mean is its middle
+        whole = np.concatenate(([0.0], np.cumsum(spread.counts * (spread.starts / 2 + spread.ends / 2))))
+        upto = whole[i] + part * (start / 2 + marks / 2)
+        upto[0], upto[-1] = 0.0, whole[-1]
+        means = np.diff(upto) / np.where(exact > 0, exact, 1.0)
+        means = np.where(np.isfinite(means), np.clip(means, low, high), low / 2 + high / 2)
+        sums: Floats = np.where(exact > 0, means, high) * bins
+    return sums
 
 
 # --- Rows and schema -------------------------------------------------------------------------------------------------
@@ -592,8 +591,8 @@ def _compared(new: Baseline, current: Baseline, rules: DriftRules) -> Iterator[C
     for source in SOURCES:
         for name, column in new.columns(source).items():
             reference = current.columns(source).get(name)
-            if reference is None or reference.type != column.type:
-                continue
+            if reference is None or reference.type != column.type or not (reference.count and column.count):
+                continue  # other checks tell of a column that changed its type, or has no values
             window = as_window(column, reference)
             for method, auto in rules.of(reference, window):
                 yield _comparison(source, method, reference, window, auto=auto)
@@ -694,7 +693,7 @@ def displacement(old: ColumnSummary, new: ColumnSummary) -> float:
         keys = {**p, **q}
         gaps = [abs(p.get(key, 0) / old.count - q.get(key, 0) / new.count) for key in keys]
         # What neither lists may be the same: of unlisted values only their number is known to differ.
-        return (sum(gaps) + abs(old.unlisted / old.count - new.unlisted / new.count)) / 2
+        return min((sum(gaps) + abs(old.unlisted / old.count - new.unlisted / new.count)) / 2, 1.0)
     try:
         a, b = distribution(old), distribution(new)
     except NotApplicable:

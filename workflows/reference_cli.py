@@ -106,8 +106,9 @@ def reference_build(
     Exit code 4 when the gate does not let it become current; it is in the store then, with the judgement beside it.
     """
     from reference.store import Store
+    from streaming.spec import load
 
-    monitor = _loaded(config)
+    monitor = load(config)
     forced = _force(force, why)
     wanted = _data(monitor, data, format=format, since=since, until=until, last=last, weight=weight)
     settled = _built(monitor, wanted, engine, staging, promote=promote, force=forced)
@@ -144,8 +145,9 @@ def reference_refresh(
     """
     from reference.refresh import tidied
     from reference.store import CURRENT
+    from streaming.spec import load
 
-    monitor = _loaded(config)
+    monitor = load(config)
     section = monitor.spec.reference
     if section.data is None:
         msg = f"{config}: spec.reference.data: is missing, and a refresh builds from it: add it with the `url` of the training table"
@@ -172,22 +174,6 @@ def reference_refresh(
         if done.registry is not None:
             line(f"registry: {done.registry}: {done.registry_text}", "yellow" if done.registry == "pending" else None)
     return done.exit_code
-
-
-def _loaded(config: Path) -> "ModelMonitor":
-    from streaming.errors import InvalidMonitor
-    from streaming.spec import load
-
-    monitor = load(config)
-    known = {column.name: column for column in (*monitor.spec.model.features, *monitor.spec.model.predictions)}
-    wrong = monitor.spec.reference.gate.misfits(known)
-    if wrong:
-        from streaming.document import Problem
-
-        raise InvalidMonitor(
-            [Problem(str(config), None, f"spec.reference.gate.columns.{name}", text) for name, text in wrong]
-        )
-    return monitor
 
 
 def _force(force: bool, why: str | None) -> "Force | None":
@@ -539,8 +525,9 @@ def reference_diff(
     """Compare two baselines column by column: rows, missing values, means, quantiles, categories, drift."""
     from reference.judge import displacement, judge
     from reference.store import Store
+    from streaming.spec import load
 
-    monitor = _loaded(config)
+    monitor = load(config)
     store = Store(monitor.spec.reference.store)
     a, b = store.load(monitor.name, old), store.load(monitor.name, new)
     rules = _rules(monitor)
@@ -665,8 +652,9 @@ def reference_promote(
     """Make a version that is in the store the current one, if the gate lets it. Exit code 4 when it does not."""
     from reference.refresh import promoted
     from reference.store import Store
+    from streaming.spec import load
 
-    monitor = _loaded(config)
+    monitor = load(config)
     store = Store(monitor.spec.reference.store)
     baseline = store.load(monitor.name, version)
     from streaming.judgement_page import report

@@ -3,12 +3,13 @@
 import json
 import math
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
@@ -21,6 +22,7 @@ from reference.judge import DriftRules, Judgement, as_window, displacement, json
 from reference.leakage import binned, coded, of_class, of_number
 from reference.schema import Column, Model
 from reference.settings import Reference
+from streaming.judgement_page import page
 
 MODEL = Model(
     name="toy",
@@ -49,8 +51,8 @@ def table(rows=3000, seed=1, **columns):
     return pa.table({name: pa.array(column) for name, column in made.items() if column is not None})
 
 
-def baseline(model=MODEL, settings=Reference(), performance=None, **columns):  # noqa: B008 - frozen
-    return build(table(**columns), model, settings, performance=performance)
+def baseline(model=MODEL, recipe=Reference(), performance=None, **columns):  # noqa: B008 - frozen
+    return build(table(**columns), model, recipe, performance=performance)
 
 
 CURRENT = baseline()
@@ -246,11 +248,11 @@ def test_a_column_on_another_ruler_is_what_that_ruler_counts(seed, kind):
         "few": lambda n: rng.integers(0, 5, n).astype(float),
     }[kind]
     model = Model(name="m", features=(Column(name="x", type="numeric"),))
-    settings = Reference(raw_rows=1000)
-    old = build(pa.table({"x": draw(2000)}), model, settings).request["x"]
+    thinned = Reference(raw_rows=1000)
+    old = build(pa.table({"x": draw(2000)}), model, thinned).request["x"]
     values = draw(3000) * 1.1
     whole = build(pa.table({"x": values}), model, Reference()).request["x"]
-    thin = build(pa.table({"x": values}), model, settings).request["x"]
+    thin = build(pa.table({"x": values}), model, thinned).request["x"]
     assert thin.values is None
     truth, _ = old.ruler.tally(np.sort(values))
     exact, near = as_window(whole, old), as_window(thin, old)
@@ -301,3 +303,55 @@ def test_a_judgement_is_json_that_its_schema_describes():
 
 def test_the_schema_is_kept(golden):
     golden("deploy/schema/judgement.schema.json", json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
+
+
+# --- Whatever the data ------------------------------------------------------------------------------------------------
+NUMBERS = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "missing": lambda rng, n: pa.nulls(n, pa.float64()),
+    "infinite": lambda rng, n: np.full(n, np.inf),
+    "constant": lambda rng, n: np.full(n, 7.0),
+    "few": lambda rng, n: rng.integers(0, 3, n).astype(float),
+    "huge": lambda rng, n: rng.choice([-8e307, 8e307, 0.0], n),
+    "tiny": lambda rng, n: rng.choice([5e-324, 0.0], n),
+    "heavy": lambda rng, n: rng.standard_cauchy(n) ** 3,
+}
+TEXTS = {
+    "some": lambda rng, n: rng.choice(["a", "b", "\u202eevil", ""], n),
+    "missing": lambda rng, n: pa.nulls(n, pa.string()),
+    "one": lambda rng, n: ["a"] * n,
+    "many": lambda rng, n: [str(i) for i in rng.integers(0, 10**9, n)],
+}
+of_a_table = st.tuples(
+    st.sampled_from(sorted(NUMBERS)),
+    st.sampled_from(sorted(NUMBERS)),
+    st.sampled_from(sorted(TEXTS)),
+    st.sampled_from([1, 2, 40, 300]),
+    st.sampled_from([0, 100_000]),
+)
+
+
+@settings(max_examples=12)
+@given(of_a_table, of_a_table, st.integers(0, 100))
+def test_whatever_the_data_there_is_a_judgement_and_a_page(new, old, seed):
+    rng = np.random.default_rng(seed)
+
+    def one(x, p, c, rows, raw_rows):
+        columns = {
+            "x": NUMBERS[x](rng, rows),
+            "y": rng.normal(size=rows),
+            "c": TEXTS[c](rng, rows),
+            "p": NUMBERS[p](rng, rows),
+        }
+        return build(pa.table(columns), MODEL, Reference(raw_rows=raw_rows, max_categories=100))
+
+    a, b = one(*new), one(*old)
+    judgement = judge(a, b, MODEL)
+    assert Judgement.from_json(judgement.to_json()) == judgement
+    assert all(one.value is None or math.isfinite(one.value) for one in judgement.checks)
+    assert not [one.error for one in judgement.comparisons if one.error]
+    assert all(0 <= one.value <= 1 for one in judgement.checks if one.check == "displacement" and one.value is not None)
+    assert not {
+        one.level for one in judge(a, a, MODEL).checks if one.check in {"drift", "displacement", "driftedShare"}
+    } - {"accept"}
+    ET.fromstring(page(judgement, a, b).partition("\n")[2])
