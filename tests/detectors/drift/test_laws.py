@@ -17,8 +17,10 @@ from detectors.errors import NotApplicable
 from detectors.for_evidently import _feature_types
 from detectors.frequencies import by_bin, sturges_edges
 from detectors.resampling import DRAWS
+from detectors.statistics.block import Block
 from detectors.statistics.column import ColumnSummary
 from detectors.statistics.ruler import Ruler
+from detectors.statistics.table import Plan, summarise
 
 NUMERIC = [name for name, method in DRIFT.items() if "numeric" in method.applies_to]
 CATEGORICAL = [name for name, method in DRIFT.items() if "categorical" in method.applies_to]
@@ -367,3 +369,23 @@ def test_the_schema_offers_the_names():
 def test_a_large_numeric_reference_with_few_values_is_compared_by_value(columns, rng):
     rows = rng.integers(0, 4, 5000).astype(float)
     assert default_method(*columns.pair(rows, rows)).name == "jensenshannon"
+
+
+@pytest.mark.parametrize("reference_rows", [500, 5000])
+def test_a_large_window_whose_values_are_all_missing_is_no_accident(reference_rows):
+    """Beyond 1,000 rows the window keeps counts on the ruler only, and all of them are zero."""
+    known = np.random.default_rng(0).normal(size=(reference_rows, 1))
+    plan = Plan(numeric=("x",), categorical=(), rulers=(Ruler.of(np.sort(known[:, 0]), 64),))
+
+    def column(values: np.ndarray) -> ColumnSummary:
+        return summarise(plan, Block(np.asfortranarray(values), np.asfortranarray(np.isnan(values)))).column("x")
+
+    reference, window = column(known), column(np.full((2000, 1), np.nan))
+    assert window.values is None
+    assert window.missing == 2000
+    assert default_method(reference, window).name in {"ks", "wasserstein"}
+    for name, method in DRIFT.items():
+        if name != "callable":
+            verdict = method().compare(reference, window)
+            assert math.isnan(verdict.score), name
+            assert not verdict.drifted, name
