@@ -722,7 +722,7 @@ def _sorted_values(parts: Sequence[Block], column: int) -> np.ndarray:
 
 
 def _distinct(ordered: np.ndarray) -> int:
-    return int(np.count_nonzero(np.diff(ordered))) + (len(ordered) > 0)
+    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + (len(ordered) > 0)
 
 
 def _few_values(ordered: np.ndarray) -> list[float] | None:

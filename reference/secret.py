@@ -11,7 +11,7 @@ from reference.errors import DriftlineError
 
 
 class MissingSecret(DriftlineError):
-    """A secret is not where the settings say."""
+    """A user name, password or key is not where the settings say, or is in a form that cannot be used."""
 
     exit_code: ClassVar[int] = 2
 
@@ -50,8 +50,13 @@ class Secret(Settings):
                 raise MissingSecret(f"the environment variable {self.env}, which holds {what}, is not set")
             return value
         assert self.file is not None
-        try:
-            return self.file.read_text().removesuffix("\n").removesuffix("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise MissingSecret(f"{self.file}, which holds {what}, cannot be read: {reason}") from error
+        return text_of(self.file, what).removesuffix("\n").removesuffix("\r")
+
+
+def text_of(file: Path, what: str) -> str:
+    """What a mounted file holds; raises MissingSecret when it cannot be read."""
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise MissingSecret(f"{file}, which holds {what}, cannot be read: {reason}") from error

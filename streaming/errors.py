@@ -12,7 +12,6 @@ DriftlineError (reference.errors)
     ├── ServiceUnavailable  Kafka or a topic that is not there in time; exit code 1
     │   ├── KafkaError      a cluster that cannot be reached, or refuses what it was asked
     │   └── BrokerError     the embedded Kafka does not come up
-    ├── SecretError         a user name, password or key that is not where the settings say; exit code 2
     ├── JavaError           no Java, or one that Spark or Kafka cannot run on; exit code 1
     └── JarError            a jar that is missing, or is not the one that was locked; exit code 1
 """
@@ -69,12 +68,6 @@ class KafkaError(ServiceUnavailable):
 
 class BrokerError(ServiceUnavailable):
     """The embedded Kafka broker does not come up."""
-
-
-class SecretError(StreamingError):
-    """A user name, password or key is not where the settings say."""
-
-    exit_code = 2
 
 
 class JavaError(StreamingError):

@@ -4,7 +4,6 @@ The settings are read in every room, so this module imports no Kafka client; the
 """
 
 import base64
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -12,10 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from detectors.settings import Settings
-from streaming.errors import KafkaError, SecretError
+from reference.secret import MissingSecret, Secret, text_of
+from streaming.errors import KafkaError
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError as ClientError
@@ -32,40 +32,9 @@ _SECRET_OPTIONS = frozenset(
 )
 
 
+_WHAT = "a Kafka secret"
 _PBES2 = bytes.fromhex("2a864886f70d01050d")
 """The object identifier 1.2.840.113549.1.5.13 as it stands in a key."""
-
-
-class Secret(Settings):
-    """Where a secret is; the secret itself is read when it is needed, and never printed."""
-
-    env: str | None = Field(default=None, min_length=1)
-    """Name of an environment variable."""
-    file: Path | None = None
-    """A mounted file; one line break at its end does not count."""
-
-    @model_validator(mode="after")
-    def _is_in_one_place(self) -> Self:
-        if (self.env is None) == (self.file is None):
-            msg = "a secret is in one place: give env (the name of an environment variable) or file (a path)"
-            raise ValueError(msg)
-        return self
-
-    def read(self) -> str:
-        """The secret.
-
-        Raises
-        ------
-        SecretError
-            The variable is not set, or the file cannot be read.
-        """
-        if self.env is not None:
-            value = os.environ.get(self.env)
-            if value is None:
-                raise SecretError(f"the environment variable {self.env}, which holds a Kafka secret, is not set")
-            return value
-        assert self.file is not None
-        return _read(self.file, "a Kafka secret").removesuffix("\n").removesuffix("\r")
 
 
 class KafkaOptions(dict[str, str]):
@@ -142,7 +111,7 @@ class KafkaConnection(Settings):
 
         Raises
         ------
-        SecretError
+        MissingSecret
             A secret is not where the settings say.
         """
         options = KafkaOptions(
@@ -152,8 +121,8 @@ class KafkaConnection(Settings):
             assert self.username is not None
             assert self.password is not None
             options["sasl.mechanism"] = self.sasl_mechanism
-            options["sasl.username"] = self.username.read()
-            options["sasl.password"] = self.password.read()
+            options["sasl.username"] = self.username.read(_WHAT)
+            options["sasl.password"] = self.password.read(_WHAT)
         if "SSL" in self.security_protocol:
             options["ssl.endpoint.identification.algorithm"] = "https" if self.verify_hostname else "none"
             if self.ca_file is not None:
@@ -162,7 +131,7 @@ class KafkaConnection(Settings):
                 options["ssl.certificate.location"] = str(self.certificate_file)
                 options["ssl.key.location"] = str(self.key_file)
             if self.key_password is not None:
-                options["ssl.key.password"] = self.key_password.read()
+                options["ssl.key.password"] = self.key_password.read(_WHAT)
         return options
 
     def for_spark(self) -> KafkaOptions:
@@ -172,7 +141,7 @@ class KafkaConnection(Settings):
 
         Raises
         ------
-        SecretError
+        MissingSecret
             A secret, certificate or key is not where the settings say, or Java cannot read it.
         """
         options = {"bootstrap.servers": self.bootstrap_servers, "security.protocol": self.security_protocol}
@@ -182,20 +151,20 @@ class KafkaConnection(Settings):
             options["sasl.mechanism"] = self.sasl_mechanism
             options["sasl.jaas.config"] = (
                 f"{_LOGIN_MODULES[self.sasl_mechanism]} required "
-                f"username={_jaas(self.username.read())} password={_jaas(self.password.read())};"
+                f"username={_jaas(self.username.read(_WHAT))} password={_jaas(self.password.read(_WHAT))};"
             )
         if "SSL" in self.security_protocol:
             options["ssl.endpoint.identification.algorithm"] = "https" if self.verify_hostname else ""
             if self.ca_file is not None:
                 options["ssl.truststore.type"] = "PEM"
-                options["ssl.truststore.certificates"] = _read(self.ca_file, "caFile")
+                options["ssl.truststore.certificates"] = text_of(self.ca_file, "caFile")
             if self.certificate_file is not None and self.key_file is not None:
                 key = _java_key(self.key_file)
                 options["ssl.keystore.type"] = "PEM"
-                options["ssl.keystore.certificate.chain"] = _read(self.certificate_file, "certificateFile")
+                options["ssl.keystore.certificate.chain"] = text_of(self.certificate_file, "certificateFile")
                 options["ssl.keystore.key"] = key
             if self.key_password is not None:
-                options["ssl.key.password"] = self.key_password.read()
+                options["ssl.key.password"] = self.key_password.read(_WHAT)
         return KafkaOptions({f"kafka.{name}": value for name, value in options.items()})
 
 
@@ -322,23 +291,15 @@ def _jaas(value: str) -> str:
 
 def _java_key(path: Path) -> str:
     """The text of a PEM key, when it is one that Kafka's Java client reads."""
-    text = _read(path, "keyFile")
+    text = text_of(path, "keyFile")
     pem = re.search(r"-----BEGIN (?:ENCRYPTED )?PRIVATE KEY-----([^-]+)-----END", text)
     if pem is None:
-        raise SecretError(
+        raise MissingSecret(
             f"keyFile {path} is not PKCS #8, the only form of key that Java reads: convert it with `openssl pkcs8 -topk8`",
         )
     if _PBES2 in base64.b64decode(pem[1]):
-        raise SecretError(
+        raise MissingSecret(
             f"keyFile {path} is encrypted by PBES2, which Kafka's Java client cannot undo on Java 17: convert it with "
             "`openssl pkcs8 -topk8 -v1 PBE-SHA1-3DES`, or mount it unencrypted",
         )
     return text
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SecretError(f"{path}, which holds {what}, cannot be read: {reason}") from error

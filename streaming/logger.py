@@ -28,9 +28,10 @@ import uvloop
 from confluent_kafka import KafkaError, KafkaException, Producer
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from reference.secret import MissingSecret
 from streaming.cloudevents import Event, InvalidEvent, UnsupportedEvent, events
 from streaming.errors import KafkaError as ClusterError
-from streaming.errors import SecretError, ServiceUnavailable, StreamingError
+from streaming.errors import ServiceUnavailable, StreamingError
 from streaming.kafka import KafkaConnection, ensure_topics
 from streaming.spec import ModelMonitor
 
@@ -79,7 +80,7 @@ class KafkaLog:
 
     Raises
     ------
-    SecretError
+    MissingSecret
         A secret is not where the settings say.
     """
 
@@ -522,7 +523,7 @@ def serve(monitor: ModelMonitor) -> int:
     ------
     ServiceUnavailable
         The address to listen on is taken.
-    SecretError
+    MissingSecret
         A Kafka secret is not where the settings say.
     """
     section = monitor.spec.logger
@@ -588,7 +589,7 @@ async def _prepare(monitor: ModelMonitor) -> None:
                 timeout=timedelta(seconds=2),  # a stop waits for it
                 create=section.create_topics,
             )
-        except (ClusterError, SecretError) as error:
+        except (ClusterError, MissingSecret) as error:
             if str(error) != said:
                 log.warning("%s", error)
             said = str(error)

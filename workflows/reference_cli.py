@@ -523,7 +523,8 @@ def reference_diff(
     as_json: AsJson = False,
 ) -> int:
     """Compare two baselines column by column: rows, missing values, means, quantiles, categories, drift."""
-    from reference.judge import displacement, judge
+    from reference.differences import differences
+    from reference.judge import judge
     from reference.store import Store
     from streaming.spec import load
 
@@ -532,7 +533,7 @@ def reference_diff(
     a, b = store.load(monitor.name, old), store.load(monitor.name, new)
     rules = _rules(monitor)
     judgement = judge(b, a, rules.model, rules.settings.gate, drift=rules.drift, performance=rules.performance)
-    columns = list(_differences(a, b, displacement))
+    columns = differences(a, b)
     schema = [check.text for check in judgement.checks if check.check == "schemaChange"]
     scores: dict[tuple[str, str], list[Any]] = {}
     for one in judgement.comparisons:
@@ -568,34 +569,6 @@ def reference_diff(
 
 def _brief(baseline: "Baseline") -> dict[str, Any]:
     return {"version": baseline.version, "rows": baseline.rows, "created": baseline.created, "modelVersion": baseline.model_version}  # fmt: skip
-
-
-def _differences(a: "Baseline", b: "Baseline", displaced: Any) -> Iterator[dict[str, Any]]:
-    """One row for each column that both have; each number is a pair."""
-    import math
-
-    from reference.describe import describe
-
-    rows = {(row["source"], row["column"]): row for row in describe(b)}
-    for row in describe(a):
-        other = rows.get((row["source"], row["column"]))
-        if other is None or other["type"] != row["type"]:
-            continue
-        old, new = a.columns(row["source"])[row["column"]], b.columns(row["source"])[row["column"]]
-        value = displaced(old, new)
-        ours, theirs = set(old.counts or ()), set(new.counts or ())
-        categorical = row["type"] == "categorical"
-        yield {
-            "column": row["column"],
-            "source": row["source"],
-            "type": row["type"],
-            "rows": [row["rows"], other["rows"]],
-            "missing": [one["missing"] / max(one["rows"] + one["missing"] + one["nonfinite"], 1) for one in (row, other)],
-            **{name: [row[name], other[name]] for name in ("mean", "stddev", "min", "p25", "p50", "p75", "max", "distinct")},
-            "gained": sorted(map(str, theirs - ours)) if categorical else [],
-            "lost": sorted(map(str, ours - theirs)) if categorical else [],
-            "displacement": value if math.isfinite(value) else None,
-        }  # fmt: skip
 
 
 def _change(pair: list[float | None], how: str = ".4g") -> str:

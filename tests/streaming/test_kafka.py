@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from reference.secret import MissingSecret, Secret
 from streaming.broker import EmbeddedKafka, _properties
-from streaming.errors import KafkaError, SecretError
+from streaming.errors import KafkaError
 from streaming.jars import jars
 from streaming.java import java
-from streaming.kafka import KafkaConnection, Secret, _jaas, ensure_topics
+from streaming.kafka import KafkaConnection, _jaas, ensure_topics
 
 # What breaks a quoting that is not one: quotes, backslashes, what looks like an escape, a semicolon, letters beyond ASCII.
 PASSWORD = "p\"a\\s;s=w\\n ör'd{}$"
@@ -81,15 +82,15 @@ def test_secrets_are_never_printed(sasl):
 
 def test_a_secret_comes_from_a_mounted_file(tmp_path):
     (tmp_path / "password").write_text("secret \n")
-    assert Secret(file=tmp_path / "password").read() == "secret "
+    assert Secret(file=tmp_path / "password").read("a Kafka secret") == "secret "
 
 
 def test_a_secret_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.delenv("KAFKA_USER", raising=False)
-    with pytest.raises(SecretError, match=r"the environment variable KAFKA_USER, .* is not set"):
+    with pytest.raises(MissingSecret, match=r"the environment variable KAFKA_USER, .* is not set"):
         KafkaConnection.model_validate(SASL).for_confluent()
-    with pytest.raises(SecretError, match="absent, which holds a Kafka secret, cannot be read: No such file"):
-        Secret(file=tmp_path / "absent").read()
+    with pytest.raises(MissingSecret, match="absent, which holds a Kafka secret, cannot be read: No such file"):
+        Secret(file=tmp_path / "absent").read("a Kafka secret")
 
 
 def test_settings_cannot_be_changed():
@@ -130,7 +131,7 @@ def test_a_key_that_java_cannot_read_is_named_before_java_sees_it(tmp_path):
     connection = KafkaConnection(
         security_protocol="SSL", certificate_file=tmp_path / "own.pem", key_file=tmp_path / "key.pem"
     )
-    with pytest.raises(SecretError, match="is not PKCS #8"):
+    with pytest.raises(MissingSecret, match="is not PKCS #8"):
         connection.for_spark()
 
 
@@ -262,7 +263,7 @@ def test_an_encryption_that_java_cannot_undo_is_named_before_java_sees_it(tmp_pa
         key_file=tmp_path / "locked.pem",
         key_password=Secret(env="KEY_PASSWORD"),
     )
-    with pytest.raises(SecretError, match="is encrypted by PBES2"):
+    with pytest.raises(MissingSecret, match="is encrypted by PBES2"):
         connection.for_spark()
 
 
