@@ -133,3 +133,21 @@ def sound(store: Store, known: set[str]) -> str:
         return ""
     assert store.load("m").version == current
     return current
+
+
+def refresh(say: Say, told: Told, url: str, data: str) -> None:
+    """What the command does: build from a file of more rows than are held in memory, judge, publish, promote, tidy."""
+    from reference.build import build
+    from reference.data import Data
+    from reference.refresh import Rules, settle, tidied
+    from reference.schema import Column, Model
+    from reference.settings import Reference
+    from reference.sources import open_source
+
+    model = Model(name="m", features=(Column(name="x", type="numeric"), Column(name="c", type="categorical")))
+    settings = Reference(store=url, raw_rows=1000, resolution=64, keep=2)
+    told()
+    source = open_source(Data(url=data), model)
+    settled = settle(build(source, model, settings), Rules(model, settings), render=lambda *_: {"report.html": b"page"})
+    done = tidied(settled, settings).refreshed
+    say(f"{done.outcome} {done.version}")

@@ -322,9 +322,11 @@ def _session(monitor: "ModelMonitor", *, jdbc: bool) -> Any:
 
     spec = monitor.spec
     settings = {"spark.python.worker.killOnIdleTimeout": "false", "spark.python.worker.idleTimeoutSeconds": "0"}
-    if jdbc:
-        settings["spark.jars"] = ",".join(str(jar) for jar in jars("jdbc-postgresql"))
-    job = spec.job.model_copy(update={"spark": {**settings, **spec.job.spark}})
+    settings |= spec.job.spark
+    if jdbc:  # beside the drivers of other databases
+        ours = [str(jar) for jar in jars("jdbc-postgresql")]
+        settings["spark.jars"] = ",".join([*ours, *filter(None, [spec.job.spark.get("spark.jars")])])
+    job = spec.job.model_copy(update={"spark": settings})
     return session(monitor.model_copy(update={"spec": spec.model_copy(update={"job": job})}))
 
 
