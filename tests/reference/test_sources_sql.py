@@ -20,6 +20,7 @@ from reference.data import Data
 from reference.errors import UnusableData
 from reference.schema import Column, Model
 from reference.sources import open_source
+from reference.store import Store
 
 ROWS = 3000
 MODEL = Model(
@@ -131,6 +132,7 @@ from reference.data import Data
 from reference.errors import UnusableData
 from reference.schema import Model
 from reference.sources import open_source
+from reference.store import Store
 from streaming.jars import jars
 os.environ["TZ"] = "Asia/Kolkata"
 jar = str(jars("jdbc-postgresql")[0])
@@ -234,3 +236,40 @@ def test_without_spark_there_is_no_database():
     data = Data(url="jdbc:postgresql://h/d", options={"dbtable": "t"})
     with pytest.raises(UnusableData, match="is read through Spark, and this command has none"):
         open_source(data, MODEL)
+
+
+def test_the_command_refreshes_from_a_database(database, tmp_path):
+    url, password = database
+    config = tmp_path / "m.yaml"
+    config.write_text(
+        f"""\
+apiVersion: driftline.io/v1
+kind: ModelMonitor
+metadata: {{name: m}}
+spec:
+  model: {{features: [{{name: delay, type: numeric}}, {{name: price, type: numeric}}, {{name: carrier, type: categorical}}]}}
+  reference:
+    store: {tmp_path / "store"}
+    data:
+      url: {url}
+      options: {{user: reader, dbtable: flights}}
+      secrets: {{password: {{env: OUR_PASSWORD}}}}
+"""
+    )
+    command = [sys.executable, "-m", "workflows.cli", "reference", "refresh", "--config", str(config), "--json"]
+    bare = {name: value for name, value in os.environ.items() if name != "OUR_PASSWORD"}
+    without = subprocess.run(command, capture_output=True, text=True, check=False, env=bare)
+    assert without.returncode == 2
+    assert "OUR_PASSWORD" in without.stderr
+    assert "Traceback" not in without.stderr
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OUR_PASSWORD": password}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert password not in done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert (said["outcome"], said["rows"]) == ("promoted", ROWS)
+    known = Store(str(tmp_path / "store")).load("m")
+    assert known.version == said["current"]
+    assert known.request["delay"].mean == pytest.approx(flights()["delay"].mean(), rel=1e-12)
+    assert known.request["carrier"].missing == flights()["carrier"].isna().sum()
