@@ -26,12 +26,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from streaming import logger as module
 from streaming.broker import EmbeddedKafka
 from streaming.cloudevents import Event
 from streaming.errors import ServiceUnavailable
 from streaming.kafka import KafkaConnection, ensure_topics
-from streaming.logger import KafkaLog, NotAcknowledged, TooLarge, serve
+from streaming.logger import endpoint, kafka_log, server
+from streaming.logger.kafka_log import KafkaLog, NotAcknowledged, TooLarge
+from streaming.logger.server import serve
 from streaming.spec import parse
 
 ANSWER_WITHIN = timedelta(seconds=2)
@@ -370,8 +371,8 @@ def test_any_bytes_are_survived(logger, parts):
 
 
 def test_slow_headers_and_slow_bodies_are_not_waited_for(kafka, monkeypatch):
-    monkeypatch.setattr(module, "_HEAD_PATIENCE", timedelta(seconds=0.3))
-    monkeypatch.setattr(module, "_BODY_PATIENCE", timedelta(seconds=0.3))
+    monkeypatch.setattr(server, "_HEAD_PATIENCE", timedelta(seconds=0.3))
+    monkeypatch.setattr(endpoint, "_BODY_PATIENCE", timedelta(seconds=0.3))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     monitor = parse(document("slow", kafka.bootstrap_servers, port), "slow.yaml")
@@ -576,7 +577,7 @@ def test_a_delivery_without_an_offset_is_none(kafka, offset):
 
 
 def test_too_many_events_that_wait(monkeypatch):
-    monkeypatch.setattr(module, "_QUEUE_KIB", 64)
+    monkeypatch.setattr(kafka_log, "_QUEUE_KIB", 64)
 
     async def append() -> None:
         log = KafkaLog(

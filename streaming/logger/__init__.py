@@ -1,0 +1,25 @@
+"""The inference logger: takes the CloudEvents that KServe's payload logger posts, answers once Kafka has them.
+
+KServe's agent sends each event once and takes every answer but 200 for a failure, so 200 means that all in-sync
+replicas have the event, and anything else that it may be lost.
+
+    POST /           one event (binary or structured mode), or a batch
+    GET  /healthz    the process is there
+    GET  /readyz     Kafka is there, and the topic
+    GET  /metrics    counters, in the Prometheus text format
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streaming.spec import ModelMonitor
+
+
+def serve(monitor: "ModelMonitor") -> int:
+    """Run the logger until it is told to stop: `streaming.logger.server.serve`.
+
+    The settings of this package are read where there is neither Kafka nor a server, so both are imported only here.
+    """
+    from streaming.logger.server import serve
+
+    return serve(monitor)

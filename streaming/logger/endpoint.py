@@ -1,0 +1,172 @@
+"""The ASGI application: what is asked, and what is answered."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from streaming.cloudevents import Event, InvalidEvent, UnsupportedEvent, events
+from streaming.logger.kafka_log import KafkaLog, NotAcknowledged, TooLarge
+from streaming.logger.metrics import Metrics
+
+if TYPE_CHECKING:
+    from streaming.errors import StreamingError
+
+_RETRY_AFTER_S = 1
+"""What a caller is told to wait when Kafka does not take its event."""
+_BODY_PATIENCE = timedelta(seconds=30)
+"""From the headers to the end of the body."""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Endpoint:
+    """The ASGI application.
+
+    Parameters
+    ----------
+    topic
+        Where an event goes.
+    ready_topic
+        The topic that has to be there for the logger to be ready.
+    max_bytes
+        Of a request's body.
+    """
+
+    def __init__(self, kafka: KafkaLog, topic: Callable[[Event], str], ready_topic: str, max_bytes: int) -> None:
+        self.kafka = kafka
+        self.topic = topic
+        self.ready_topic = ready_topic
+        self.max_bytes = max_bytes
+        self.metrics = Metrics()
+        self._readiness: asyncio.Task[str | None] | None = None
+        self._ready_until = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI asks."""
+        path, method = scope["path"], scope["method"]
+        if path == "/":
+            if method == "POST":
+                await self._post(scope, receive, send)
+            else:
+                await _answer(send, 405, f"{method} is not for /: POST a CloudEvent", allow="POST")
+        elif path not in {"/healthz", "/readyz", "/metrics"}:
+            await _answer(send, 404, "there are only POST / and GET /healthz, /readyz, /metrics")
+        elif method not in {"GET", "HEAD"}:
+            await _answer(send, 405, f"{method} is not for {path}: GET it", allow="GET, HEAD")
+        elif path == "/metrics":
+            text = self.metrics.text(self.kafka.waiting).encode()
+            await _send(send, 200, text, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
+        elif path == "/readyz" and (problem := await self._problem()) is not None:
+            await _answer(send, 503, problem, retry_after=str(_RETRY_AFTER_S))
+        else:
+            await _send(send, 200, b"ok\n", [(b"content-type", b"text/plain")])
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        code, reason, extra = await self._take(scope, receive)
+        if code is None:
+            return  # the caller has hung up in the middle of the body
+        self.metrics.answers[code] += 1
+        if code == 200:
+            await _send(send, 200, b"", [])
+        else:
+            await _answer(send, code, reason, **extra)
+
+    async def _take(self, scope: Scope, receive: Receive) -> tuple[int | None, str, dict[str, str]]:
+        """Status, reason and further headers of the answer to a post."""
+        too_large = 413, f"the body is larger than {self.max_bytes} bytes", {"connection": "close"}
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        for name, value in headers:
+            if name == b"content-length" and int(value) > self.max_bytes:
+                return too_large
+        try:
+            body = await _body(receive, self.max_bytes)
+        except TimeoutError:
+            return 408, f"the body did not come within {_BODY_PATIENCE.seconds} s", {"connection": "close"}
+        except TooLarge:
+            return too_large
+        if body is None:
+            return None, "", {}
+        try:
+            received = events(headers, body)
+        except UnsupportedEvent as problem:
+            return 415, str(problem), {}
+        except InvalidEvent as problem:
+            return 400, str(problem), {}
+        return await self._append(received)
+
+    async def _append(self, received: list[Event]) -> tuple[int, str, dict[str, str]]:
+        start = time.perf_counter()
+        futures: list[asyncio.Future[None]] = []
+        problems: list[StreamingError] = []
+        for event in received:
+            try:
+                futures.append(self.kafka.append(self.topic(event), event))
+            except (NotAcknowledged, TooLarge) as problem:
+                problems.append(problem)
+        for future in futures:
+            try:
+                await future
+            except (NotAcknowledged, TooLarge) as problem:
+                problems.append(problem)
+        self.metrics.acknowledged += len(received) - len(problems)
+        self.metrics.refused += len(problems)
+        if not problems:
+            self.metrics.bytes += sum(len(event.data) for event in received)
+            self.metrics.took(time.perf_counter() - start)
+            return 200, "", {}
+        of_many = f"{len(problems)} of {len(received)} events: " if len(received) > 1 else ""
+        if all(isinstance(problem, TooLarge) for problem in problems):
+            return 413, f"{of_many}{problems[0]}", {}
+        return 503, f"{of_many}{problems[0]}", {"retry_after": str(_RETRY_AFTER_S)}
+
+    async def _problem(self) -> str | None:
+        """Why the logger is not ready; asked of Kafka at most once a second, however many ask."""
+        if self._readiness is None or (self._readiness.done() and time.monotonic() > self._ready_until):
+            self._ready_until = time.monotonic() + 1
+            self._readiness = asyncio.create_task(self.kafka.missing(self.ready_topic))
+        return await asyncio.shield(self._readiness)
+
+
+async def _body(receive: Receive, max_bytes: int) -> bytes | None:
+    """The body of a request; None when the caller has gone.
+
+    Raises
+    ------
+    TooLarge
+        As soon as it is.
+    TimeoutError
+        It comes too slowly.
+    """
+    message = await receive()  # most bodies come whole with the headers
+    body: bytes = message.get("body", b"")
+    if message.get("more_body") and len(body) <= max_bytes:
+        parts, size = [body], len(body)
+        async with asyncio.timeout(_BODY_PATIENCE.total_seconds()):
+            while message.get("more_body") and size <= max_bytes:
+                message = await receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+        body = b"".join(parts)
+    if message["type"] != "http.request":
+        return None
+    if len(body) > max_bytes:
+        raise TooLarge
+    return body
+
+
+async def _answer(send: Send, code: int, reason: str, **headers: str) -> None:
+    """A refusal, with its reason as JSON."""
+    fields = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    body = json.dumps({"error": reason}).encode()
+    await _send(send, code, body, [(b"content-type", b"application/json"), *fields])
+
+
+async def _send(send: Send, code: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    headers = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": code, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
