@@ -121,7 +121,7 @@ def _flat(tensor: dict[str, Any], shape: tuple[int, ...]) -> list[Any]:
     data = tensor.get("data")
     name = shown(tensor.get("name"))
     if not isinstance(data, list):
-        raise Refused(Reason.NO_INSTANCES, f"tensor {name} has no list of data (binary tensors cannot be read)")
+        raise Refused(Reason.NO_INSTANCES, f"tensor {name} has neither a list of data nor binary_data_size")
     if len(shape) == 2 and len(data) == shape[0] and all(isinstance(row, list) for row in data):
         if any(len(row) != shape[1] for row in data):
             raise Refused(Reason.WRONG_ARITY, f"tensor {name} has rows that are not {shape[1]} long, as its shape says")

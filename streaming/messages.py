@@ -37,6 +37,7 @@ from streaming.protocol import (
 )
 from streaming.rows import Pieces, Rows
 from streaming.skeletons import Chunk, Skeleton
+from streaming.tensors import parse_body
 from streaming.tokens import PADDING, Bools, Ints, Text, are_utf8, offsets_of, times
 
 __all__ = ["Decoded", "Decoder", "Reason", "Rejected", "Rows"]
@@ -371,7 +372,7 @@ class _Batch:
             schema = self.decoder.schemas[kind]
             rows: Sequence[Any] = ()
             if len(schema):
-                body = parse_json(value) if door in ("request", "response") else body_of(event.body)
+                body = parse_body(value) if door in ("request", "response") else body_of(event.body, parse_body)
                 arrangement, _ = arranged(body, kind, schema, self.decoder.protocol)
                 rows = values(arrangement, schema, keep_wrong=self.decoder.keep_wrong)
         except Refused as refused:

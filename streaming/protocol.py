@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -270,8 +270,13 @@ def event_of_value(value: Any, kafka_time: int, *, structured: bool) -> Event:
     return Event(value.get("type"), value.get("id"), time, seconds_to_milliseconds(time), None, value)
 
 
-def body_of(event: dict[str, Any]) -> Any:
+def body_of(event: dict[str, Any], read: Callable[[bytes], Any] = parse_json) -> Any:
     """The body inside an envelope or a structured CloudEvent.
+
+    Parameters
+    ----------
+    read
+        Reads what `data_base64` holds.
 
     Raises
     ------
@@ -283,9 +288,10 @@ def body_of(event: dict[str, Any]) -> Any:
     if "data" in event or "data_base64" not in event:
         return event.get("data")
     try:
-        return parse_json(base64.b64decode(event["data_base64"], validate=True))
+        data = base64.b64decode(event["data_base64"], validate=True)
     except (TypeError, ValueError, binascii.Error):
         raise Refused(Reason.MALFORMED_JSON, "data_base64 is not base64") from None
+    return read(data)
 
 
 def _check_version(version: Any) -> None:
