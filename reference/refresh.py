@@ -7,7 +7,6 @@ was rolled back from is not promoted again by a schedule that builds it again fr
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from typing import Any, Literal
 
 import msgspec
@@ -136,30 +135,23 @@ def settle(
     model, version = baseline.model, baseline.version
     conflict: PromotionConflict | None = None
     for _ in range(_ROUNDS):
-        previous = _current(store, model)
+        previous = store.latest(model)
         if previous == version:
+            if _loaded(store, model, version)[1] is not None:
+                _published(store, baseline, promote=False, why="mended")
             kept = _kept(store, model, version)
             judgement = kept if kept is not None else _judged(baseline, None, rules, rows)
             return Settled(_refreshed("unchanged", judgement, store.url, previous, previous), judgement)
         current, trouble = _loaded(store, model, previous)
         judgement = _judged(baseline, current, rules, rows, previous=previous, trouble=trouble)
         kept = _kept(store, model, version)
-        held = scheduled and force is None and kept is not None and version in _left(store, model)
+        held = scheduled and force is None and version in store.left(model)
         if kept is not None and _as_of(kept, judgement) == judgement:
             judgement = kept
-            store.publish(
-                baseline, promote=False, origin=baseline.origin, effective_rows=baseline.origin.get("effectiveRows")
-            )
+            _published(store, baseline, promote=False)
         else:
             files = {JUDGEMENT: judgement.to_json(), **render(judgement, baseline, current)}
-            store.publish(
-                baseline,
-                promote=False,
-                origin=baseline.origin,
-                effective_rows=baseline.origin.get("effectiveRows"),
-                beside=files,
-                decision=judgement.decision,
-            )
+            _published(store, baseline, promote=False, beside=files, decision=judgement.decision)
         if held:
             return Settled(_refreshed("held", judgement, store.url, previous, previous), judgement)
         if not promote:
@@ -237,11 +229,8 @@ def _judged(
     return found if trouble is None else msgspec.structs.replace(found, previous=previous)
 
 
-def _current(store: Store, model: str) -> str | None:
-    try:
-        return store.current(model)
-    except BaselineNotFound:
-        return None
+def _published(store: Store, baseline: Baseline, **how: Any) -> None:
+    store.publish(baseline, origin=baseline.origin, effective_rows=baseline.origin.get("effectiveRows"), **how)
 
 
 def _loaded(store: Store, model: str, version: str | None) -> tuple[Baseline | None, str | None]:
@@ -260,12 +249,6 @@ def _kept(store: Store, model: str, version: str) -> Judgement | None:
         return Judgement.from_json(store.read_beside(model, version, JUDGEMENT))
     except (BaselineNotFound, CorruptBaseline, msgspec.DecodeError):
         return None
-
-
-def _left(store: Store, model: str) -> set[str]:
-    """The versions that the latest rollbacks led away from."""
-    moves = (record for record in store.history(model) if record.kind != "removal")
-    return {record.replaced for record in takewhile(lambda record: record.kind == "rollback", moves)}
 
 
 def _refreshed(
@@ -334,7 +317,7 @@ def promoted(
     """
     store = Store(rules.settings.store)
     model, version = baseline.model, baseline.version
-    previous, kept = _current(store, model), _kept(store, model, version)
+    previous, kept = store.latest(model), _kept(store, model, version)
     if kept is None or kept.previous != previous or previous == version:
         return settle(baseline, rules, render=render, force=force)
     if kept.decision == "reject" and force is None:

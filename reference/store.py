@@ -287,6 +287,25 @@ class Store:
         with self._reached():
             return self._pointer(model).version
 
+    def latest(self, model: str) -> str | None:
+        """The current version as publishers see it, by the newest record; None before the first.
+
+        What monitors read is put right when it is damaged, or when whoever made the record was killed before it wrote the copy.
+        """
+        with self._reached():
+            records = self._promotions(model)
+            newest = records.newest()
+            if newest is None:
+                return None
+            records.show(newest)
+            return newest.version or None
+
+    def left(self, model: str) -> set[str]:
+        """The versions that the latest rollbacks led away from."""
+        with self._reached():
+            moves = (record for record in self._promotions(model).history() if record.kind != "removal")
+            return {record.replaced for record in takewhile(lambda record: record.kind == "rollback", moves)}
+
     def history(self, model: str, limit: int | None = None) -> list[Promotion]:
         """All promotions, rollbacks and removals, newest first, or so many; CorruptBaseline when one of them was changed."""
         with self._reached():
@@ -453,6 +472,8 @@ class Store:
                     complete.append((str(self._manifest(model, version)["created"]), version))
                 except CorruptBaseline:
                     complete.append(("", version))
+                except BaselineNotFound:  # another is removing it
+                    continue
         kept = [version for _, version in sorted(complete, reverse=True)]
         kept = sorted(kept, key=lambda version: newest is None or version != newest.version)[: max(keep, 0)]
         found = []

@@ -57,7 +57,7 @@ def evidently_run(judgement: Judgement, new: Baseline) -> str:
     """The JSON of a stock Evidently snapshot: what Evidently would compute of the new training table against the current baseline."""
     from streaming.snapshots import snapshot
 
-    drift = None if judgement.previous is None else drift_record(judgement)
+    drift = None if judgement.previous_rows is None else drift_record(judgement)
     run = json.loads(snapshot(drift, statistics_record(judgement, new)).dumps())
     run["name"] = f"{judgement.model}: baseline {judgement.version}"
     run["tags"] += ["judgement", f"decision: {judgement.decision}"]
@@ -179,11 +179,11 @@ def _counted(column: ColumnSummary) -> dict[str, int] | None:
 def page(judgement: Judgement, new: Baseline, current: Baseline | None) -> str:
     """The page as a string."""
     words, said = _SAID[judgement.decision]
-    compared = (
-        f"compared with baseline {judgement.previous} of {judgement.previous_rows:,} rows"
-        if judgement.previous is not None
-        else "there was no baseline to compare with"
-    )
+    compared = "there was no baseline to compare with"
+    if judgement.previous_rows is not None:
+        compared = f"compared with baseline {judgement.previous} of {judgement.previous_rows:,} rows"
+    elif judgement.previous is not None:
+        compared = f"baseline {judgement.previous} is current and cannot be read, so there was nothing to compare with"
     verdict = el(
         "div",
         el("p", said, class_="words"),

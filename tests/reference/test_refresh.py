@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,41 @@ def test_a_damaged_current_baseline_keeps_no_sound_one_away(rules, store):
     assert (done.outcome, done.decision, done.previous) == ("promoted", "warn", FIRST.version)
     assert "is not the file that was published" in done.reasons[0]
     assert store.load("toy").version == SECOND.version
+
+
+@pytest.mark.parametrize("damaged", ["baseline.bin", "manifest.json"])
+def test_the_same_data_mend_the_current_baseline(rules, store, damaged):
+    settle(FIRST, rules)
+    (Path(store.url) / "toy" / FIRST.version / damaged).write_bytes(b"cut o")
+    done = settle(FIRST, rules, scheduled=True).refreshed
+    assert (done.outcome, done.decision) == ("unchanged", "accept")
+    assert store.load("toy").version == FIRST.version
+
+
+@pytest.mark.parametrize("pointer", ["damaged", "missing", "late"])
+def test_a_pointer_that_is_not_the_newest_record_stops_no_refresh(rules, store, pointer):
+    settle(FIRST, rules)
+    current = Path(store.url) / "toy" / "current"
+    before = current.read_bytes()
+    if pointer == "late":  # whoever made the second record was killed before it wrote the copy
+        settle(SECOND, rules)
+    current.write_bytes(before if pointer == "late" else b"cut o")
+    if pointer == "missing":
+        current.unlink()
+    done = settle(made(4), rules, scheduled=True).refreshed
+    previous = SECOND if pointer == "late" else FIRST
+    assert (done.outcome, done.previous, store.current("toy")) == ("promoted", previous.version, made(4).version)
+
+
+def test_what_was_rolled_back_from_stays_away_when_it_was_removed_or_old_records_are_damaged(rules, store):
+    settle(FIRST, rules)
+    settle(made(4), rules)
+    settle(SECOND, rules)
+    store.rollback("toy")
+    assert [each.version for each in store.gc("toy", keep=1, grace=timedelta(0))] == [SECOND.version]
+    (Path(store.url) / "toy" / "promotions" / "00000001.json").write_bytes(b"cut o")
+    assert settle(SECOND, rules, scheduled=True).refreshed.outcome == "held"
+    assert settle(made(6), rules, scheduled=True).refreshed.outcome == "promoted"
 
 
 def test_it_can_only_be_published(rules, store):
