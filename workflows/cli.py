@@ -20,6 +20,7 @@ import typer
 from reference.errors import DriftlineError
 from workflows.reference_cli import reference
 from workflows.terminal import complain, console, print_json, table
+from workflows.traffic_cli import traffic
 
 if TYPE_CHECKING:
     from streaming.document import Problem
@@ -229,6 +230,9 @@ def demo(
     from workflows.demo.run import demo as run
 
     return run(fast=fast, keep=keep)
+
+
+app.command("traffic")(traffic)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
