@@ -38,6 +38,8 @@ from reference.settings import Reference
 from streaming.document import Document, NotADocument, Problem, in_words, misplaced
 from streaming.errors import InvalidMonitor
 from streaming.kafka import KafkaConnection
+from streaming.logger.settings import Spool
+from streaming.logger.settings_events import Match, Mirror, Redaction, misfits
 from streaming.operations import Metrics
 from streaming.series import Series
 
@@ -357,10 +359,29 @@ class Logger(Settings):
     """A larger request is answered with 413."""
     acknowledge_timeout: Duration = timedelta(seconds=10)
     """How long Kafka may take to acknowledge before the caller is told 503."""
+    spool: Spool | None = None
+    """Where events wait while Kafka is away, on disk; their callers are answered with 200. Default: they are told 503."""
+    match: Match = Match()
+    """Which events of the inference service are this model's; needed where several models are behind one service."""
+    sample: float = Field(default=1, gt=0, le=1)
+    """The share of the events that is kept. By the hash of the request id: a request and its response are kept, or not, together."""
+    redact: tuple[Redaction, ...] = ()
+    """Features and predictions that do not leave the logger as they came. An event in which they cannot be found for certain is not kept."""
+    mirror: Mirror | None = None
+    """Another logger that gets a copy of every event, before sampling and after redaction."""
     resources: Resources = Resources(memory="512m")
     """Of its container, on a cluster."""
     autoscaling: Autoscaling = Autoscaling()
     """On a cluster."""
+
+    @model_validator(mode="after")
+    def _an_event_fits_into_the_spool(self) -> Self:
+        if self.spool is not None and self.spool.max_bytes < 4 * self.max_body_bytes:
+            raise misplaced(
+                ["spool", "maxBytes"],
+                f"{self.spool.max_bytes} holds less than four events of maxBodyBytes ({self.max_body_bytes}): make it larger",
+            )
+        return self
 
 
 class Spec(Settings):
@@ -405,6 +426,8 @@ class Spec(Settings):
                         [section, key, name],
                         f"{name!r} is no feature or prediction of the model: known are: {', '.join(known)}",
                     )
+        for place, key, text in misfits(self.logger.redact, known):
+            raise misplaced(["logger", "redact", place, key], text)
         for name, text in self.reference.gate.misfits(known):
             raise misplaced(["reference", "gate", "columns", name], text)
         for place, text in self.segments.misfits(self.model):

@@ -1,5 +1,6 @@
 """What the logger does with the events of one model: which are its own, how many are kept, what of them, who gets a copy."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from detectors.settings import Duration, Settings
+from reference.schema import Column
 from reference.secret import Secret
 from streaming.document import misplaced
 
@@ -39,6 +41,23 @@ class Redaction(Settings):
         if self.how == "drop" and self.key is not None:
             raise misplaced(["key"], "does nothing where the value is dropped: remove it, or use `hash`")
         return self
+
+
+def misfits(rules: Sequence[Redaction], columns: Mapping[str, Column]) -> Iterator[tuple[int, str, str]]:
+    """What of the rules does not fit the features and predictions: which rule, its key, and why."""
+    for place, rule in enumerate(rules):
+        column = columns.get(rule.feature)
+        if column is None:
+            known = ", ".join(columns)
+            yield place, "feature", f"{rule.feature!r} is no feature or prediction of the model: known are: {known}"
+        elif rule.feature in {other.feature for other in rules[:place]}:
+            yield place, "feature", f"{rule.feature!r} is named twice: it is redacted in one way"
+        elif rule.how == "hash" and column.type == "numeric":
+            yield (
+                place,
+                "how",
+                f"{rule.feature!r} is numeric, and a hash is no number: use `drop`, or make it categorical",
+            )
 
 
 class Mirror(Settings):
