@@ -17,6 +17,9 @@ from streaming.load.tally import Tally
 
 _LEAD_S = 0.2
 """From the start to when the first request is due: until then the first blocks are made."""
+_TICK_S = 0.001
+"""The shortest sleep: the loop's timers are no finer, and to spin instead would take a core from the server. So a message may go a
+millisecond late; that counts in its latency from when it was due, and not in that from when it was sent."""
 _NAP_S = 0.1
 """The longest sleep: so soon a stop is seen."""
 
@@ -110,7 +113,7 @@ async def replay(
             for request, messages in block:
                 # An event with a time limit for each request would cost more than all the rest of this loop.
                 while (early := zero + request.due - time.perf_counter()) > 0 and not stop.is_set():  # noqa: ASYNC110
-                    await asyncio.sleep(min(early, _NAP_S))
+                    await asyncio.sleep(min(max(early, _TICK_S), _NAP_S))
                 if stop.is_set():
                     break
                 tally.requests += 1
