@@ -41,6 +41,8 @@ class Event:
     """Of `data`; None when the sender did not say."""
     data: bytes
     """The payload, untouched."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Further Kafka headers, which are ours and no part of the event."""
 
     @property
     def id(self) -> str:
@@ -52,6 +54,7 @@ class Event:
         headers: list[tuple[str, str | bytes | None]] = [(f"ce_{name}", text) for name, text in self.attributes.items()]
         if self.content_type is not None:
             headers.append(("content-type", self.content_type))
+        headers += self.notes
         return headers
 
 

@@ -59,6 +59,7 @@ class MirrorQueue:
         self._bytes = 0
         self._wake = asyncio.Event()
         self._closing = False
+        self._abandoned = False
         self._on_the_way = 0
         self._failing_since: float | None = None
         self._tasks = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
@@ -84,10 +85,12 @@ class MirrorQueue:
         self._closing = True
         self._wake.set()
         _, late = await asyncio.wait(self._tasks, timeout=self.settings.timeout.total_seconds())
-        left = self.waiting if late else 0
+        left, done = self.waiting, self.counts.copied + self.counts.failed
+        self._abandoned = True  # a time-out in the same moment would swallow the cancellation
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+        left -= self.counts.copied + self.counts.failed - done
         if self._session is not None:
             await self._session.close()
         self.counts.dropped += left
@@ -95,7 +98,7 @@ class MirrorQueue:
         return left
 
     async def _work(self) -> None:
-        while True:
+        while not self._abandoned:
             while not self._waiting:
                 if self._closing:
                     return
@@ -119,6 +122,8 @@ class MirrorQueue:
         headers = binary_headers(event)
         for attempt in range(_ATTEMPTS):
             if attempt:
+                if self._abandoned:
+                    break
                 await asyncio.sleep(_PAUSE_S * attempt)
             try:
                 # Redirects would let the other side choose where our events go.

@@ -29,18 +29,6 @@ class UnknownModel(StreamingError):
     """An event of a model that this logger does not serve; the text names those that it does."""
 
 
-@dataclass(slots=True)
-class Counts:
-    """What became of the events of one model, before Kafka."""
-
-    taken: int = 0
-    """To be handed to Kafka."""
-    sampled_out: int = 0
-    """Not kept, as `logger.sample` says."""
-    withheld: int = 0
-    """Not kept, because they could not be redacted."""
-
-
 @dataclass(frozen=True)
 class Route:
     """One model, as far as its events go."""
@@ -57,7 +45,7 @@ class Route:
         return self.monitor.name
 
     @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
+    def notes(self) -> tuple[tuple[str, str], ...]:
         """Kafka headers that every event of the model has besides its own."""
         return ((SAMPLE_HEADER, repr(self.sample)),) if self.sample < 1 else ()
 

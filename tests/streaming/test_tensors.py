@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pyarrow as pa
 import pytest
+from binary import DTYPES, body, tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,48 +17,11 @@ from streaming.messages import Decoded, Decoder, Reason
 from streaming.protocol import Refused
 from streaming.tensors import parse_body, split
 
-DTYPES = {
-    "BOOL": "?",
-    "UINT8": "<u1",
-    "UINT16": "<u2",
-    "UINT32": "<u4",
-    "UINT64": "<u8",
-    "INT8": "<i1",
-    "INT16": "<i2",
-    "INT32": "<i4",
-    "INT64": "<i8",
-    "FP16": "<f2",
-    "FP32": "<f4",
-    "FP64": "<f8",
-}
 MODEL = Model(
     name="m",
     features=(Column(name="a", type="numeric"), Column(name="b", type="categorical"), Column(name="c", type="numeric")),
     predictions=(Column(name="y", type="numeric"),),
 )
-
-
-def packed(datatype: str, values: list) -> bytes:
-    if datatype == "BYTES":
-        return b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in values)
-    return np.array(values, DTYPES[datatype]).tobytes()
-
-
-def body(tensors: list[dict], key: str = "inputs", *, gap: bytes = b"", **more) -> bytes:
-    """A body whose tensors with `values` are binary."""
-    listed, rest = [], b""
-    for tensor in tensors:
-        tensor = dict(tensor)  # noqa: PLW2901
-        if "values" in tensor:
-            data = packed(tensor["datatype"], tensor.pop("values"))
-            tensor["parameters"] = {"binary_data_size": len(data), **tensor.get("parameters", {})}
-            rest += data
-        listed.append(tensor)
-    return json.dumps({key: listed, **more}).encode() + gap + rest
-
-
-def tensor(name: str, datatype: str, shape: list[int], values: list) -> dict:
-    return {"name": name, "datatype": datatype, "shape": shape, "values": values}
 
 
 def decode(*values: bytes, kind: str = "request", model: Model = MODEL, structured: bool = False) -> Decoded:
