@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from streaming.cloudevents import Event, InvalidEvent, UnsupportedEvent, events
-from streaming.logger.kafka_log import KafkaLog, NotAcknowledged, TooLarge
+from streaming.logger.kafka_log import KafkaLog, NotAcknowledged, TooLarge, TooMany
 from streaming.logger.metrics import Metrics
 
 if TYPE_CHECKING:
     from streaming.errors import StreamingError
+    from streaming.logger.spooled_log import SpooledLog
 
 _RETRY_AFTER_S = 1
 """What a caller is told to wait when Kafka does not take its event."""
@@ -37,7 +38,9 @@ class Endpoint:
         Of a request's body.
     """
 
-    def __init__(self, kafka: KafkaLog, topic: Callable[[Event], str], ready_topic: str, max_bytes: int) -> None:
+    def __init__(
+        self, kafka: "KafkaLog | SpooledLog", topic: Callable[[Event], str], ready_topic: str, max_bytes: int
+    ) -> None:
         self.kafka = kafka
         self.topic = topic
         self.ready_topic = ready_topic
@@ -59,10 +62,12 @@ class Endpoint:
         elif method not in {"GET", "HEAD"}:
             await _answer(send, 405, f"{method} is not for {path}: GET it", allow="GET, HEAD")
         elif path == "/metrics":
-            text = self.metrics.text(self.kafka.waiting).encode()
+            text = self.metrics.text(self.kafka).encode()
             await _send(send, 200, text, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
         elif path == "/readyz" and (problem := await self._problem()) is not None:
             await _answer(send, 503, problem, retry_after=str(_RETRY_AFTER_S))
+        elif path == "/readyz":
+            await _send(send, 200, f"ok: {self.kafka.readiness()}\n".encode(), [(b"content-type", b"text/plain")])
         else:
             await _send(send, 200, b"ok\n", [(b"content-type", b"text/plain")])
 
@@ -101,19 +106,21 @@ class Endpoint:
 
     async def _append(self, received: list[Event]) -> tuple[int, str, dict[str, str]]:
         start = time.perf_counter()
-        futures: list[asyncio.Future[None]] = []
+        futures: list[asyncio.Future[bool]] = []
         problems: list[StreamingError] = []
         for event in received:
             try:
                 futures.append(self.kafka.append(self.topic(event), event))
             except (NotAcknowledged, TooLarge) as problem:
                 problems.append(problem)
+        acknowledged = 0
         for future in futures:
             try:
-                await future
+                acknowledged += await future
             except (NotAcknowledged, TooLarge) as problem:
                 problems.append(problem)
-        self.metrics.acknowledged += len(received) - len(problems)
+        self.metrics.acknowledged += acknowledged
+        self.metrics.spooled += len(received) - len(problems) - acknowledged
         self.metrics.refused += len(problems)
         if not problems:
             self.metrics.bytes += sum(len(event.data) for event in received)
@@ -122,7 +129,9 @@ class Endpoint:
         of_many = f"{len(problems)} of {len(received)} events: " if len(received) > 1 else ""
         if all(isinstance(problem, TooLarge) for problem in problems):
             return 413, f"{of_many}{problems[0]}", {}
-        return 503, f"{of_many}{problems[0]}", {"retry_after": str(_RETRY_AFTER_S)}
+        # Who is too fast may come again soon; who meets an outage, too, but it is not their doing.
+        code = 429 if all(isinstance(problem, TooMany) for problem in problems) else 503
+        return code, f"{of_many}{problems[0]}", {"retry_after": str(_RETRY_AFTER_S)}
 
     async def _problem(self) -> str | None:
         """Why the logger is not ready; asked of Kafka at most once a second, however many ask."""

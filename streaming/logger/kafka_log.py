@@ -5,11 +5,13 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from reference.secret import MissingSecret
 from streaming.cloudevents import Event
 from streaming.errors import StreamingError
 from streaming.kafka import KafkaConnection
@@ -18,12 +20,20 @@ log = logging.getLogger("driftline.logger")
 
 _QUEUE_KIB = 65_536
 """Events that wait for Kafka, all together; a caller beyond that is told 503 at once."""
+_PURGED_WITHIN = timedelta(seconds=5)
 _ATTRIBUTES_BYTES = 4 * 65_536
 """Of one event's attributes, as record headers; the HTTP headers that they come in have 65,536 at most."""
+
+Answered = Callable[[StreamingError | None], None]
+"""Told once what became of a record; None: every in-sync replica has it."""
 
 
 class NotAcknowledged(StreamingError):
     """Kafka did not take an event: it may be lost, or, when it is only the answer that was lost, be there all the same."""
+
+
+class TooMany(NotAcknowledged):
+    """More events wait than there is room for; none of it was handed over."""
 
 
 class TooLarge(StreamingError):
@@ -41,7 +51,11 @@ class KafkaLog:
     max_bytes
         Of one event's payload.
     patience
-        How long Kafka may take for an event; then it is given up.
+        How long Kafka may take for an event; then it is given up. None: it is tried until Kafka has it, so that an
+        outage of any length ends with each event there once, by the producer's sequence numbers.
+
+    alone
+        Whether each event travels in a batch of its own, which costs much.
 
     Raises
     ------
@@ -49,7 +63,12 @@ class KafkaLog:
         A secret is not where the settings say.
     """
 
-    def __init__(self, connection: KafkaConnection, *, max_bytes: int, patience: timedelta) -> None:
+    spool: Final = None
+    """What it does not take in time is refused; `SpooledLog` keeps it."""
+
+    def __init__(
+        self, connection: KafkaConnection, *, max_bytes: int, patience: timedelta | None, alone: bool = False
+    ) -> None:
         self._options: dict[str, Any] = {
             **connection.for_confluent(),
             "client.id": "driftline-logger",
@@ -65,7 +84,7 @@ class KafkaLog:
             "linger.ms": 0.5,
             "compression.type": "lz4",
             "message.max.bytes": max_bytes + _ATTRIBUTES_BYTES,
-            "message.timeout.ms": round(patience.total_seconds() * 1000),
+            "message.timeout.ms": 0 if patience is None else round(patience.total_seconds() * 1000),
             "queue.buffering.max.kbytes": _QUEUE_KIB,
             # After an outage the first events should not wait for a back-off made for busy clusters.
             "reconnect.backoff.max.ms": 1000,
@@ -74,35 +93,73 @@ class KafkaLog:
             "logger": log,
         }
         self._loop = asyncio.get_running_loop()
-        self._answers: deque[tuple[asyncio.Future[None], KafkaError | None]] = deque()
+        self._answers: deque[tuple[Answered, KafkaError | None]] = deque()
+        self._patience = patience
+        self._again = (
+            None if alone else lambda: KafkaLog(connection, max_bytes=max_bytes, patience=patience, alone=True)
+        )
+        self._alone: KafkaLog | None = None
+        if alone:
+            self._options["batch.num.messages"] = 1
         self._failing_since: float | None = None
         self._failed = 0
         self._generation = 0
         self._start_producer()
 
-    def append(self, topic: str, event: Event) -> asyncio.Future[None]:
-        """Hand an event over; the future is done when every in-sync replica has it.
+    def append(self, topic: str, event: Event) -> "asyncio.Future[bool]":
+        """Hand an event over; the future is done, and true, when every in-sync replica has it.
 
         Raises (here, or from the future)
         ---------------------------------
         NotAcknowledged
-            Not in time, or there is no room for more events that wait.
+            Not in time, or (TooMany) there is no room for more events that wait.
         TooLarge
             For the client or for the topic.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[bool] = self._loop.create_future()
+
+        def answered(problem: StreamingError | None) -> None:
+            if future.done():  # its caller may have gone
+                return
+            if problem is None:
+                future.set_result(True)
+            else:
+                future.set_exception(problem)
+
+        self.produce(topic, event.id, event.data, event.kafka_headers(), answered)
+        return future
+
+    def produce(
+        self,
+        topic: str,
+        key: str,
+        value: bytes,
+        headers: list[tuple[str, str | bytes | None]],
+        answered: "Answered",
+    ) -> None:
+        """Hand a record over; `answered` is called in the loop, with None or with what went wrong.
+
+        Raises
+        ------
+        NotAcknowledged, TooLarge
+            It was not handed over, and `answered` will not be called.
+        """
         answers = self._answers
 
-        def answered(error: KafkaError | None, message: Any) -> None:
+        def delivered(error: KafkaError | None, message: Any) -> None:
             if error is None and (message.offset() is None or message.offset() < 0):  # inferred, not said by Kafka
                 error = KafkaError(KafkaError._MSG_TIMED_OUT, "there is no offset in its answer")  # noqa: SLF001 - public
-            answers.append((future, error))
+            if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._again is not None:
+                # Kafka measures batches: it may be the fault of another event, or of all of them together.
+                answers.append((lambda problem: self._send_alone(topic, key, value, headers, answered, problem), error))
+                return
+            answers.append((answered, error))
 
         for attempt in (1, 2):
             try:
-                self._producer.produce(topic, event.data, event.id, headers=event.kafka_headers(), on_delivery=answered)
+                self._producer.produce(topic, value, key, headers=headers, on_delivery=delivered)
             except BufferError:
-                raise NotAcknowledged("too many events wait for Kafka already") from None
+                raise TooMany("too many events wait for Kafka already") from None
             except KafkaException as exception:
                 error: KafkaError = exception.args[0]
                 if attempt == 1 and (error.fatal() or error.code() == KafkaError._FATAL):  # noqa: SLF001 - a public name
@@ -110,7 +167,6 @@ class KafkaLog:
                     continue
                 raise _in_words(error) from None
             break
-        return future
 
     async def missing(self, topic: str) -> str | None:
         """Why nothing can be appended now, as far as Kafka's metadata tell; None when all is well."""
@@ -127,16 +183,44 @@ class KafkaLog:
 
         return await asyncio.to_thread(ask)
 
+    def _send_alone(
+        self,
+        topic: str,
+        key: str,
+        value: bytes,
+        headers: list[tuple[str, str | bytes | None]],
+        answered: "Answered",
+        problem: StreamingError | None,
+    ) -> None:
+        assert self._again is not None
+        try:
+            if self._alone is None:
+                self._alone = self._again()
+            self._alone.produce(topic, key, value, headers, answered)
+        except StreamingError as refusal:
+            answered(refusal)
+        except MissingSecret:
+            answered(problem)
+
+    def readiness(self) -> str:
+        """In words, for who looks."""
+        return "Kafka takes events"
+
     @property
     def waiting(self) -> int:
         """Events (and other work of the client) that Kafka has not answered yet."""
-        return len(self._producer)
+        return len(self._producer) + (0 if self._alone is None else self._alone.waiting)
 
     async def close(self, patience: timedelta) -> int:
-        """Wait for the answers that are outstanding; how many are still missing then, usually none."""
+        """Wait for the answers that are outstanding, then give up; how many were given up, usually none."""
         left: int = await asyncio.to_thread(self._producer.flush, patience.total_seconds())
+        if left and self._patience is None:  # it would try for ever; what is on its way may be there all the same
+            self._producer.purge(blocking=False)
         self._stop.set()
         await asyncio.to_thread(self._thread.join)  # or it would call the client while the interpreter goes down
+        self.settle()
+        if self._alone is not None:
+            left += await self._alone.close(patience)
         return left
 
     def _start_producer(self) -> None:
@@ -162,7 +246,8 @@ class KafkaLog:
         old = self._producer
         self._stop.set()
         self._start_producer()
-        old.purge(in_flight=False, blocking=False)  # what was not sent yet fails now, instead of after its time
+        # What was not sent yet fails now, instead of after its time; what was, when it has none.
+        old.purge(in_flight=self._patience is None, blocking=False)
 
     def _listen(self, producer: Producer, stop: threading.Event) -> None:
         """Hand over answers as they come; runs in a thread, and after `stop` until there is nothing more to come."""
@@ -174,34 +259,32 @@ class KafkaLog:
                 log.exception("an answer of Kafka could not be read")
             if self._answers:
                 try:
-                    self._loop.call_soon_threadsafe(self._settle)
+                    self._loop.call_soon_threadsafe(self.settle)
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     return
             if stop.is_set():
-                deadline = deadline or time.monotonic() + 1 + self._options["message.timeout.ms"] / 1000
+                deadline = deadline or time.monotonic() + 1 + (self._patience or _PURGED_WITHIN).total_seconds()
                 if not len(producer) or time.monotonic() > deadline:
                     return
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """In the loop: give everybody their answer."""
         while self._answers:
-            future, error = self._answers.popleft()
+            answered, error = self._answers.popleft()
             if error is None:
                 if self._failing_since is not None:
                     took = time.monotonic() - self._failing_since
                     log.warning("Kafka takes events again after %.1f s; %d were not acknowledged", took, self._failed)
                     self._failing_since, self._failed = None, 0
-                if not future.done():  # its caller may have gone
-                    future.set_result(None)
+                answered(None)
                 continue
             problem = _in_words(error)
             if isinstance(problem, NotAcknowledged):
                 if self._failing_since is None:  # one line an outage, not one an event
                     self._failing_since = time.monotonic()
-                    log.error("%s; callers are told so until it does", problem)
+                    log.error("%s; no more is said until it does", problem)
                 self._failed += 1
-            if not future.done():
-                future.set_exception(problem)
+            answered(problem)
 
 
 def _in_words(error: KafkaError) -> StreamingError:

@@ -19,6 +19,8 @@ from streaming.errors import KafkaError, ServiceUnavailable
 from streaming.kafka import ensure_topics
 from streaming.logger.endpoint import Endpoint
 from streaming.logger.kafka_log import KafkaLog
+from streaming.logger.spool import Spool
+from streaming.logger.spooled_log import SpooledLog
 from streaming.spec import ModelMonitor
 
 log = logging.getLogger("driftline.logger")
@@ -112,12 +114,14 @@ class _Server(uvicorn.Server):
 def serve(monitor: ModelMonitor) -> int:
     """Run the logger of one model until SIGTERM or SIGINT; the exit code, 0 when every answer was given.
 
-    Kafka may be away, at the beginning too: the logger is then not ready, and callers are told 503.
+    Kafka may be away, at the beginning too: callers are then told 503 and the logger is not ready, unless it has a spool.
 
     Raises
     ------
     ServiceUnavailable
         The address to listen on is taken.
+    SpoolUnusable
+        Another logger uses the spool's directory, or it cannot be written.
     MissingSecret
         A Kafka secret is not where the settings say.
     """
@@ -128,14 +132,28 @@ def serve(monitor: ModelMonitor) -> int:
     except OSError as error:
         msg = f"the logger cannot listen on {section.host} port {section.port}: {error.strerror}; change spec.logger"
         raise ServiceUnavailable(msg) from None
-    with listener:
-        return uvloop.run(_serve(monitor, listener))
+    with listener, contextlib.ExitStack() as stack:
+        spool = None
+        if section.spool is not None:
+            spool = stack.enter_context(Spool(section.spool.directory, section.spool.max_bytes))
+        return uvloop.run(_serve(monitor, listener, spool))
 
 
-async def _serve(monitor: ModelMonitor, listener: socket.socket) -> int:
+async def _serve(monitor: ModelMonitor, listener: socket.socket, spool: Spool | None) -> int:
     section, topic = monitor.spec.logger, monitor.topics.inference
     patience = section.acknowledge_timeout
-    kafka = KafkaLog(monitor.spec.kafka, max_bytes=section.max_body_bytes, patience=patience)
+    kafka: KafkaLog | SpooledLog
+    if spool is None:
+        kafka = KafkaLog(monitor.spec.kafka, max_bytes=section.max_body_bytes, patience=patience)
+    else:
+        assert section.spool is not None
+        kafka = SpooledLog(
+            monitor.spec.kafka,
+            spool,
+            max_bytes=section.max_body_bytes,
+            patience=section.spool.patience,
+            timeout=patience,
+        )
     endpoint = Endpoint(kafka, lambda _event: topic, topic, section.max_body_bytes)
     config = uvicorn.Config(
         endpoint,

@@ -270,6 +270,8 @@ class Spool:
 
     def close(self) -> None:
         """Close the files; what waits stays for the next who opens the directory."""
+        if self._lock < 0:
+            return
         for segment in list(self._segments.values()):
             if segment.left <= 0:
                 self._remove(segment)
@@ -279,6 +281,7 @@ class Spool:
         self._close_active()
         self._close_reading()
         os.close(self._lock)
+        self._lock = -1
 
     # Opening ---------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """The inference logger, a process of its own, in front of a real Kafka."""
 
 import asyncio
+import atexit
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -30,16 +32,19 @@ from streaming.broker import EmbeddedKafka
 from streaming.cloudevents import Event
 from streaming.errors import ServiceUnavailable
 from streaming.kafka import KafkaConnection, ensure_topics
-from streaming.logger import endpoint, kafka_log, server
+from streaming.logger import endpoint, kafka_log, server, spooled_log
 from streaming.logger.kafka_log import KafkaLog, NotAcknowledged, TooLarge
 from streaming.logger.server import serve
+from streaming.logger.spool import START, Record, Spool, encoded
+from streaming.logger.spooled_log import SpooledLog
 from streaming.spec import parse
 
 ANSWER_WITHIN = timedelta(seconds=2)
 PROGRAM = "import sys; from pathlib import Path; from streaming import logger, spec; sys.exit(logger.serve(spec.load(Path(sys.argv[1]))))"
 
 
-def document(name: str, bootstrap: str, port: int = 0) -> str:
+def document(name: str, bootstrap: str, port: int = 0, spool: Path | None = None) -> str:
+    kept = f", spool: {{directory: {spool}}}" if spool else ""
     return f"""
 apiVersion: driftline.io/v1
 kind: ModelMonitor
@@ -47,7 +52,7 @@ metadata: {{name: {name}}}
 spec:
   model: {{features: [{{name: x, type: numeric}}]}}
   kafka: {{bootstrapServers: "{bootstrap}"}}
-  logger: {{port: {port}, maxBodyBytes: 65536, acknowledgeTimeout: {ANSWER_WITHIN.seconds}s}}
+  logger: {{port: {port}, maxBodyBytes: 65536, acknowledgeTimeout: {ANSWER_WITHIN.seconds}s{kept}}}
 """
 
 
@@ -100,10 +105,11 @@ def binary(event: str, kind: str = "request") -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, bootstrap: str) -> Iterator[Running]:
-    name = f"m{uuid.uuid4().hex[:12]}"
+def running(folder: Path, bootstrap: str, *, spool: Path | None = None, name: str | None = None) -> Iterator[Running]:
+    """A logger until the context ends, which may find it killed."""
+    name = name or f"m{uuid.uuid4().hex[:12]}"
     config = folder / f"{name}.yaml"
-    config.write_text(document(name, bootstrap))
+    config.write_text(document(name, bootstrap, spool=spool))
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(config)], stdout=subprocess.PIPE, stderr=log, text=True
@@ -122,7 +128,7 @@ def running(folder: Path, bootstrap: str) -> Iterator[Running]:
             raise
         finally:
             process.stdout.close()
-    assert code == 0
+    assert code in ({0, -signal.SIGKILL} if spool else {0})
     # Nothing that was sent, however hostile, was an accident inside.
     assert "Traceback" not in (folder / f"{name}.log").read_text()
 
@@ -596,3 +602,302 @@ def test_too_many_events_that_wait(monkeypatch):
         await log.close(timedelta(seconds=1))
 
     asyncio.run(append())
+
+
+# With a spool --------------------------------------------------------------------------------------------------------
+def kill(broker: EmbeddedKafka) -> None:
+    """As the kernel does it when memory is short; the guard goes with it."""
+    guard, broker._guard = broker._guard, None
+    atexit.unregister(broker.stop)
+    os.killpg(guard.pid, signal.SIGKILL)
+    guard.wait()
+
+
+class Load:
+    """Callers who post without a pause of more than `pause`, and remember what they were answered.
+
+    Ten events in a row of a caller have one id, so one key: they must come out of Kafka in their order.
+    """
+
+    def __init__(self, pause: float = 0.01, callers: int = 5) -> None:
+        self.answers: dict[tuple[str, bytes], int] = {}
+        self.slowest = 0.0
+        self._pause, self._callers, self._stop = pause, callers, threading.Event()
+        self._next = [0] * callers
+
+    def _call(self, logger: Running, caller: int) -> None:
+        while not self._stop.wait(self._pause):
+            i = self._next[caller]
+            self._next[caller] += 1
+            one = f"{caller}-{i // 10}", b"%d" % i
+            start = time.monotonic()
+            try:
+                self.answers[one] = logger.post(*one)[0]
+            except (OSError, http.client.HTTPException):  # it was killed: nothing is promised of this one
+                return
+            self.slowest = max(self.slowest, time.monotonic() - start)
+
+    @contextlib.contextmanager
+    def on(self, logger: Running) -> Iterator[None]:
+        self._stop.clear()
+        with ThreadPoolExecutor(self._callers) as pool:
+            calls = [pool.submit(self._call, logger, caller) for caller in range(self._callers)]
+            try:
+                yield
+            finally:
+                self._stop.set()
+            for one in calls:
+                one.result()
+
+    def answered(self) -> set[tuple[str, bytes]]:
+        return {one for one, status in self.answers.items() if status == 200}
+
+
+def figure(logger: Running, name: str) -> float:
+    text = logger.ask("GET", "/metrics")[1].decode()
+    return next(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == f"driftline_logger_{name}"
+    )
+
+
+def until(condition, patience: float = 90) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def stored(bootstrap: str, topic: str) -> list[tuple[str, bytes]]:
+    return [(record.key().decode(), record.value()) for record in records(bootstrap, topic)]
+
+
+def in_order(found: list[tuple[str, bytes]]) -> bool:
+    """Whether each key's events are in the order of their numbers."""
+    newest: dict[str, int] = {}
+    for key, value in found:
+        if int(value) < newest.get(key, -1):
+            return False
+        newest[key] = int(value)
+    return True
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_with_a_spool_nobody_notices_that_the_broker_was_killed(own_kafka, tmp_path, seconds):
+    load = Load()
+    with running(tmp_path, own_kafka.bootstrap_servers, spool=tmp_path / "spool") as logger:
+        logger.until_ready()
+        with load.on(logger):
+            time.sleep(1)
+            kill(own_kafka)
+            until(lambda: figure(logger, "kafka_away") == 1)
+            status, body, _ = logger.ask("GET", "/readyz")
+            assert status == 200
+            assert b"Kafka does not take events; the spool has room" in body
+            time.sleep(seconds)
+            assert figure(logger, "spool_events") > 0
+            own_kafka.start()
+            until(lambda: figure(logger, "kafka_away") == 0)
+            time.sleep(1)
+        until(lambda: figure(logger, "spool_events") == 0)
+        assert figure(logger, "spool_written_total") > 0
+        assert figure(logger, "spool_bytes") == 0
+        found = stored(own_kafka.bootstrap_servers, logger.topic)
+    assert set(load.answers.values()) == {200}
+    assert len(found) == len(set(found))
+    assert set(found) == load.answered()
+    assert in_order(found)
+
+
+@pytest.mark.kafka
+def test_a_logger_that_is_killed_at_any_moment_loses_nothing_that_it_answered(own_kafka, tmp_path):
+    """Killed while Kafka is away, told to stop while it is, killed while it sends what it has."""
+    load, name, spool = Load(pause=0.002), f"m{uuid.uuid4().hex[:12]}", tmp_path / "spool"
+
+    def start() -> contextlib.AbstractContextManager[Running]:
+        return running(tmp_path, own_kafka.bootstrap_servers, spool=spool, name=name)
+
+    with start() as logger:
+        logger.until_ready()
+        kill(own_kafka)
+        with load.on(logger):
+            until(lambda: len(load.answered()) > 200)
+            logger.process.kill()
+    with start() as logger, load.on(logger):
+        before = len(load.answered())
+        until(lambda: len(load.answered()) > before + 200)
+        logger.process.kill()
+    with start() as logger:
+        assert figure(logger, "spool_events") >= before  # all of the first and, if they were not cut, of the second
+        with load.on(logger):
+            until(lambda: len(load.answered()) > before + 400)
+    assert logger.process.returncode == 0
+    assert f"events stay in the spool {spool}" in (tmp_path / f"{name}.log").read_text()
+    without = len(load.answered())
+
+    with start() as logger, load.on(logger):
+        own_kafka.start()
+        until(lambda: figure(logger, "spool_replayed_total") > 0)
+        logger.process.kill()
+    with start() as logger:
+        logger.until_ready()
+        until(lambda: figure(logger, "spool_events") == 0)
+        found = stored(own_kafka.bootstrap_servers, logger.topic)
+    assert load.answered() <= set(found)
+    assert set(load.answers.values()) == {200}
+    # Only what was on its way when it was killed can be there twice.
+    assert len(found) - len(set(found)) <= 5000
+    assert len(load.answered()) > without
+
+
+def away(tmp_path: Path, **more) -> tuple[SpooledLog, Spool]:
+    """A log whose Kafka never answers."""
+    spool = Spool(tmp_path / "spool", 1 << 20)
+    more = {"max_bytes": 1 << 18, "patience": timedelta(seconds=0.05), "timeout": timedelta(seconds=0.3), **more}
+    return SpooledLog(KafkaConnection(bootstrap_servers="127.0.0.1:1"), spool, **more), spool
+
+
+def test_a_spool_that_is_full_refuses_and_keeps_what_it_has(tmp_path):
+    async def fill() -> None:
+        log, spool = away(tmp_path)
+        taken = [await log.append("t", event(0, 200_000))]
+        assert taken == [False]
+        taken += [await log.append("t", event(number, 200_000)) for number in range(1, 5)]
+        with pytest.raises(NotAcknowledged, match=r"Kafka does not take events; the spool is full \(\d+ of 1048576"):
+            await log.append("t", event(5, 200_000))
+        assert len(taken) == 5
+        assert (spool.events, log.full) == (5, 1)
+        assert await log.append("t", event(9, 1000)) is False  # a small one still fits
+        assert "Kafka does not take events" in log.readiness()
+        spool.max_bytes = spool.used
+        assert "the spool is full" in (await log.missing("t") or "")
+        assert await log.close(ANSWER_WITHIN) == 0
+
+    asyncio.run(fill())
+    with Spool(tmp_path / "spool", 1 << 20) as spool:
+        assert [one.key for _, one in spool.read(START, 1 << 21)[0]] == ["0", "1", "2", "3", "4", "9"]
+
+
+def test_a_disk_that_fails_while_kafka_is_away_is_told_and_forgiven(tmp_path, monkeypatch):
+    async def fail() -> None:
+        log, spool = away(tmp_path)
+        assert await log.append("t", event(0)) is False
+        real = os.fdatasync
+
+        def broken(_descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fdatasync", broken)
+        with pytest.raises(NotAcknowledged, match="cannot be written: No space left"):
+            await log.append("t", event(1))
+        with pytest.raises(NotAcknowledged, match="cannot be written: No space left"):
+            log.append("t", event(2)).result()
+        assert "No space left" in (await log.missing("t") or "")
+        monkeypatch.setattr(os, "fdatasync", real)
+        spool._failed_at = 0.0  # some time later
+        assert await log.append("t", event(3)) is False
+        assert await log.missing("t") is None
+        await log.close(ANSWER_WITHIN)
+
+    asyncio.run(fail())
+    with Spool(tmp_path / "spool", 1 << 20) as spool:
+        assert [one.key for _, one in spool.read(START)[0]] == ["0", "3"]
+
+
+def test_what_is_with_the_producer_is_waited_for_when_the_disk_fails(tmp_path, monkeypatch):
+    """It may be in Kafka yet: the caller hears so no sooner than without a spool."""
+
+    async def fail() -> None:
+        log, _ = away(tmp_path)
+        monkeypatch.setattr(Spool, "append", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        start = time.monotonic()
+        with pytest.raises(NotAcknowledged, match=r"did not answer within 0\.3 s; the spool cannot be written: broken"):
+            await log.append("t", event(0))
+        assert time.monotonic() - start > 0.3
+        assert await log.close(ANSWER_WITHIN) == 1
+
+    asyncio.run(fail())
+
+
+def test_what_one_topic_refuses_does_not_hold_up_the_others(kafka, tmp_path):
+    """Of the spool of an earlier run: an event too large for its topic, and events of a topic that comes late."""
+    good, small, late = (f"{kind}-{uuid.uuid4().hex}" for kind in ("good", "small", "late"))
+    ensure_topics(kafka.connection, [good])
+    ensure_topics(kafka.connection, [small], configs={"max.message.bytes": "2000"})
+    with Spool(tmp_path, 1 << 20) as spool:
+        for number, (topic, size) in enumerate([(late, 1), (small, 5000), (good, 1), (small, 1), (late, 1)]):
+            spool.append([encoded(Record(1, topic, str(number), [("ce_id", b"x")], os.urandom(size)))])
+
+    async def send() -> None:
+        spool = Spool(tmp_path, 1 << 20)
+        log = SpooledLog(
+            kafka.connection, spool, max_bytes=10_000, patience=timedelta(seconds=5), timeout=timedelta(seconds=5)
+        )
+        async with asyncio.timeout(60):
+            while spool.events > 2:  # noqa: ASYNC110 - the spool knows no loop
+                await asyncio.sleep(0.05)
+            assert spool.refused == 1
+            assert await log.append(good, event(9)) in (True, False)
+            await asyncio.to_thread(ensure_topics, kafka.connection, [late])
+            while spool.events:  # noqa: ASYNC110 - the spool knows no loop
+                await asyncio.sleep(0.05)
+        assert await log.close(timedelta(seconds=10)) == 0
+
+    asyncio.run(send())
+    assert ids(kafka.bootstrap_servers, good) == ["2", "9"]
+    assert ids(kafka.bootstrap_servers, small) == ["3"]
+    assert ids(kafka.bootstrap_servers, late) == ["0", "4"]
+    assert [path.suffix for path in (tmp_path / "aside").iterdir()] == [".refused"]
+
+
+def test_events_that_a_producer_gave_up_are_sent_by_the_next(kafka, tmp_path, monkeypatch):
+    """Given up with a topic's refusal: callers are answered from the disk, and Kafka has each event once."""
+    topic = f"given-up-{uuid.uuid4().hex}"
+    ensure_topics(kafka.connection, [topic])
+    monkeypatch.setattr(spooled_log, "_STUCK_S", 0.3)
+
+    class Refusing:
+        """A client whose answers are refusals until it is told otherwise."""
+
+        def __init__(self, producer):
+            self._producer, self.left = producer, 50
+
+        def produce(self, *arguments, on_delivery, **more):
+            if self.left > 0:
+                self.left -= 1
+                on_delivery(ClientError(ClientError.TOPIC_AUTHORIZATION_FAILED), None)
+            else:
+                self._producer.produce(*arguments, on_delivery=on_delivery, **more)
+
+        def __getattr__(self, name):
+            return getattr(self._producer, name)
+
+        def __len__(self):
+            return len(self._producer)
+
+    async def send() -> None:
+        spool = Spool(tmp_path, 1 << 20)
+        log = SpooledLog(
+            kafka.connection, spool, max_bytes=1000, patience=timedelta(seconds=5), timeout=timedelta(seconds=5)
+        )
+        log._kafka._producer = Refusing(log._kafka._producer)
+        async with asyncio.timeout(60):
+            futures = []
+            for number in range(200):
+                futures.append(log.append(topic, Event({"id": "same"}, None, b"%d" % number)))
+                if number % 20 == 0:
+                    await asyncio.sleep(0.02)
+            answers = await asyncio.gather(*futures)
+            while spool.events:  # noqa: ASYNC110 - the spool knows no loop
+                await asyncio.sleep(0.05)
+            assert False in answers
+            await asyncio.sleep(0.5)
+            assert await log.append(topic, Event({"id": "same"}, None, b"200")) is True  # directly again
+        assert await log.close(timedelta(seconds=10)) == 0
+
+    asyncio.run(send())
+    found = stored(kafka.bootstrap_servers, topic)
+    assert sorted(found) == sorted(("same", b"%d" % number) for number in range(201))
