@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -341,9 +342,10 @@ class _Run:
             signals.append(number)
             stop.set()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
-                loop.add_signal_handler(number, end, number)
+        main = threading.current_thread() is threading.main_thread()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
+        for number in handlers:
+            loop.add_signal_handler(number, end, number)
         shown = loop.create_task(_live(tally))
         try:
             await work
@@ -351,6 +353,10 @@ class _Run:
             if not signals:
                 raise
         finally:
+            for number, handler in handlers.items():
+                loop.remove_signal_handler(number)
+                if handler is not None:  # None: not set by Python
+                    signal.signal(number, handler)
             shown.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await shown

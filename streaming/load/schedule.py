@@ -106,8 +106,10 @@ async def replay(
     try:
         while not stop.is_set():
             block = requests.ready()
+            if block is None:  # the table is slower than the plan
+                block = await asyncio.to_thread(requests.ready, _NAP_S)
             if block is None:
-                block = await asyncio.to_thread(requests.wait)
+                continue
             if not block:
                 break
             for request, messages in block:

@@ -396,8 +396,8 @@ class Ahead:
         self._thread = threading.Thread(target=self._make, name="requests", daemon=True)
         self._thread.start()
 
-    def ready(self) -> list[Any] | None:
-        """The next block; empty at the end, None while it is not ready.
+    def ready(self, patience: float = 0.0) -> list[Any] | None:
+        """The next block; empty at the end, None when it is not ready within so many seconds.
 
         Raises
         ------
@@ -405,25 +405,18 @@ class Ahead:
             What ended the iterable.
         """
         try:
-            return self._checked(self._queue.get_nowait())
+            found = self._queue.get(timeout=patience) if patience else self._queue.get_nowait()
         except Empty:
             return None
-
-    def wait(self) -> list[Any]:
-        """As `ready`, but waits for it."""
-        return self._checked(self._queue.get())
+        if isinstance(found, BaseException):
+            raise found
+        block: list[Any] = found
+        return block
 
     def close(self) -> None:
         """End the thread; what is ready is left."""
         self._closed.set()
         self._thread.join()
-
-    @staticmethod
-    def _checked(found: Any) -> list[Any]:
-        if isinstance(found, BaseException):
-            raise found
-        block: list[Any] = found
-        return block
 
     def _make(self) -> None:
         block: list[Any] = []

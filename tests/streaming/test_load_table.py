@@ -194,13 +194,13 @@ def test_what_is_made_ahead_is_all_there_and_its_error_too():
         raise UnusableData("the file has gone")
 
     ahead = Ahead(items(), block=64)
-    found = [number for _ in range(15) for number in ahead.wait()]
+    found = [number for _ in range(15) for number in ahead.ready(10)]
     assert found == [*range(960)]  # whole blocks
     with pytest.raises(UnusableData, match="has gone"):
-        ahead.wait()
+        ahead.ready(10)
     ahead.close()
     ahead = Ahead(iter(range(100)), block=64)
-    assert [*ahead.wait(), *ahead.wait(), *ahead.wait()] == [*range(100)]
+    assert [*ahead.ready(10), *ahead.ready(10), *ahead.ready(10)] == [*range(100)]
     ahead.close()
     endless = Ahead(itertools.count(), block=1)
     endless.close()
