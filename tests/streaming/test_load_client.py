@@ -289,6 +289,28 @@ def test_a_stop_sends_no_more_and_waits_for_what_is_on_its_way(served):
     assert len(told) == tally.sent == tally.answered == len(served.seen) == 7
 
 
+def test_a_stop_does_not_wait_for_a_table_that_hangs(served):
+    hangs = threading.Event()
+
+    def endless() -> Iterator:
+        hangs.wait()
+        yield from ()
+
+    async def run(tally: Tally) -> None:
+        target, stop = served.model_server()(), asyncio.Event()
+        ahead = Ahead(prepared(endless(), target, soon()))
+        asyncio.get_running_loop().call_later(0.2, stop.set)
+        settings = {"start": soon(), "concurrency": 1, "patience": timedelta(seconds=60), "stop": stop}
+        async with asyncio.timeout(20):
+            await replay(ahead, target, tally, **settings)
+        hangs.set()
+        ahead.close()
+
+    tally = Tally()
+    asyncio.run(run(tally))
+    assert tally.requests == tally.sent == 0
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
