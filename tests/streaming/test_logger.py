@@ -245,7 +245,7 @@ def test_refusals_say_why(logger, kafka):
     status, body, fields = logger.ask("POST", "/metrics", b"")
     assert (status, fields["allow"]) == (405, "GET, HEAD")
     assert logger.ask("POST", "/v1/models/flights:predict", b"{}")[0] == 404
-    assert logger.post("refused", **{"Content-Encoding": "gzip"})[0] == 415
+    assert logger.post("refused", **{"Content-Encoding": "br"})[0] == 415
 
     status, body, _ = logger.post("refused", b"x" * 65537)
     assert status == 413
@@ -760,6 +760,16 @@ def away(tmp_path: Path, **more) -> tuple[SpooledLog, Spool]:
     return SpooledLog(KafkaConnection(bootstrap_servers="127.0.0.1:1"), spool, **more), spool
 
 
+def kept(spool: Spool) -> list[str]:
+    """Ids of what is in a spool, in order."""
+    found: list[str] = []
+    records, place = spool.read(START)
+    while records:
+        found += [record.key for _, record in records]
+        records, place = spool.read(place)
+    return found
+
+
 def test_a_spool_that_is_full_refuses_and_keeps_what_it_has(tmp_path):
     async def fill() -> None:
         log, spool = away(tmp_path)
@@ -778,7 +788,7 @@ def test_a_spool_that_is_full_refuses_and_keeps_what_it_has(tmp_path):
 
     asyncio.run(fill())
     with Spool(tmp_path / "spool", 1 << 20) as spool:
-        assert [one.key for _, one in spool.read(START, 1 << 21)[0]] == ["0", "1", "2", "3", "4", "9"]
+        assert kept(spool) == ["0", "1", "2", "3", "4", "9"]
 
 
 def test_a_disk_that_fails_while_kafka_is_away_is_told_and_forgiven(tmp_path, monkeypatch):
@@ -804,7 +814,7 @@ def test_a_disk_that_fails_while_kafka_is_away_is_told_and_forgiven(tmp_path, mo
 
     asyncio.run(fail())
     with Spool(tmp_path / "spool", 1 << 20) as spool:
-        assert [one.key for _, one in spool.read(START)[0]] == ["0", "3"]
+        assert kept(spool) == ["0", "3"]
 
 
 def test_what_is_with_the_producer_is_waited_for_when_the_disk_fails(tmp_path, monkeypatch):
