@@ -280,15 +280,19 @@ def monitor_repair(
 
 
 @logger.command("serve")
-def logger_serve(config: Config) -> int:
-    """Take CloudEvents over HTTP, as KServe's logger posts them, and answer when Kafka has them."""
+def logger_serve(config: ConfigOrFolder) -> int:
+    """Take CloudEvents over HTTP, as KServe's logger posts them, and answer when Kafka has them: of a model, or of all in a directory.
+
+    Files that change, come or go take effect while it runs.
+    """
     from streaming.spec import load
 
-    model = load(config, importing=False)
+    if not config.is_dir():
+        load(config, importing=False)  # before the server is looked for: a wrong document is answered at once
 
     from streaming.logger import serve
 
-    return serve(model)
+    return serve(config)
 
 
 @report.command("run")

@@ -7,9 +7,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from streaming.cloudevents import Event, InvalidEvent, UnsupportedEvent, events
+from streaming.cloudevents import InvalidEvent, UnsupportedEvent
+from streaming.logger.encoding import TooLong
+from streaming.logger.intake import Intake, Taken
 from streaming.logger.kafka_log import KafkaLog, NotAcknowledged, TooLarge, TooMany
 from streaming.logger.metrics import Metrics
+from streaming.logger.redaction import Withheld
+from streaming.logger.routes import Route, UnknownModel
 
 if TYPE_CHECKING:
     from streaming.errors import StreamingError
@@ -30,21 +34,14 @@ class Endpoint:
 
     Parameters
     ----------
-    topic
-        Where an event goes.
-    ready_topic
-        The topic that has to be there for the logger to be ready.
-    max_bytes
-        Of a request's body.
+    intake
+        What of a request goes where.
     """
 
-    def __init__(
-        self, kafka: "KafkaLog | SpooledLog", topic: Callable[[Event], str], ready_topic: str, max_bytes: int
-    ) -> None:
+    def __init__(self, kafka: "KafkaLog | SpooledLog", intake: Intake) -> None:
         self.kafka = kafka
-        self.topic = topic
-        self.ready_topic = ready_topic
-        self.max_bytes = max_bytes
+        self.intake = intake
+        self.max_bytes = intake.max_bytes
         self.metrics = Metrics()
         self._readiness: asyncio.Task[str | None] | None = None
         self._ready_until = 0.0
@@ -52,17 +49,21 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI asks."""
         path, method = scope["path"], scope["method"]
-        if path == "/":
+        if path not in {"/healthz", "/readyz", "/metrics"}:
+            try:
+                route = self.intake.route_of(path)
+            except UnknownModel as unknown:
+                self.metrics.answers[404] += method == "POST"
+                await _answer(send, 404, f"{unknown}; besides there are POST / and GET /healthz, /readyz, /metrics")
+                return
             if method == "POST":
-                await self._post(scope, receive, send)
+                await self._post(route, scope, receive, send)
             else:
-                await _answer(send, 405, f"{method} is not for /: POST a CloudEvent", allow="POST")
-        elif path not in {"/healthz", "/readyz", "/metrics"}:
-            await _answer(send, 404, "there are only POST / and GET /healthz, /readyz, /metrics")
+                await _answer(send, 405, f"{method} is not for {path}: POST a CloudEvent", allow="POST")
         elif method not in {"GET", "HEAD"}:
             await _answer(send, 405, f"{method} is not for {path}: GET it", allow="GET, HEAD")
         elif path == "/metrics":
-            text = self.metrics.text(self.kafka).encode()
+            text = (self.metrics.text(self.kafka) + self.intake.metrics()).encode()
             await _send(send, 200, text, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
         elif path == "/readyz" and (problem := await self._problem()) is not None:
             await _answer(send, 503, problem, retry_after=str(_RETRY_AFTER_S))
@@ -71,8 +72,8 @@ class Endpoint:
         else:
             await _send(send, 200, b"ok\n", [(b"content-type", b"text/plain")])
 
-    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
-        code, reason, extra = await self._take(scope, receive)
+    async def _post(self, route: Route | None, scope: Scope, receive: Receive, send: Send) -> None:
+        code, reason, extra = await self._take(route, scope, receive)
         if code is None:
             return  # the caller has hung up in the middle of the body
         self.metrics.answers[code] += 1
@@ -81,7 +82,9 @@ class Endpoint:
         else:
             await _answer(send, code, reason, **extra)
 
-    async def _take(self, scope: Scope, receive: Receive) -> tuple[int | None, str, dict[str, str]]:
+    async def _take(
+        self, route: Route | None, scope: Scope, receive: Receive
+    ) -> tuple[int | None, str, dict[str, str]]:
         """Status, reason and further headers of the answer to a post."""
         too_large = 413, f"the body is larger than {self.max_bytes} bytes", {"connection": "close"}
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -97,20 +100,22 @@ class Endpoint:
         if body is None:
             return None, "", {}
         try:
-            received = events(headers, body)
+            taken = self.intake.take(route, headers, body)
+        except TooLong as problem:
+            return 413, str(problem), {}
         except UnsupportedEvent as problem:
             return 415, str(problem), {}
         except InvalidEvent as problem:
             return 400, str(problem), {}
-        return await self._append(received)
+        return await self._append(taken)
 
-    async def _append(self, received: list[Event]) -> tuple[int, str, dict[str, str]]:
+    async def _append(self, taken: Taken) -> tuple[int, str, dict[str, str]]:
         start = time.perf_counter()
         futures: list[asyncio.Future[bool]] = []
         problems: list[StreamingError] = []
-        for event in received:
+        for topic, event in taken.kept:
             try:
-                futures.append(self.kafka.append(self.topic(event), event))
+                futures.append(self.kafka.append(topic, event))
             except (NotAcknowledged, TooLarge) as problem:
                 problems.append(problem)
         acknowledged = 0
@@ -120,25 +125,43 @@ class Endpoint:
             except (NotAcknowledged, TooLarge) as problem:
                 problems.append(problem)
         self.metrics.acknowledged += acknowledged
-        self.metrics.spooled += len(received) - len(problems) - acknowledged
+        self.metrics.spooled += len(taken.kept) - len(problems) - acknowledged
         self.metrics.refused += len(problems)
+        # What may be taken a moment later is said before what never will be: the caller may then send all of it again.
+        problems += taken.problems
         if not problems:
-            self.metrics.bytes += sum(len(event.data) for event in received)
+            self.metrics.bytes += sum(len(event.data) for _, event in taken.kept)
             self.metrics.took(time.perf_counter() - start)
             return 200, "", {}
-        of_many = f"{len(problems)} of {len(received)} events: " if len(received) > 1 else ""
-        if all(isinstance(problem, TooLarge) for problem in problems):
-            return 413, f"{of_many}{problems[0]}", {}
+        count = len(taken.kept) + taken.passed + len(taken.problems)
+        of_many = f"{len(problems)} of {count} events: " if count > 1 else ""
+        never = next((problem for problem in problems if not isinstance(problem, NotAcknowledged)), None)
+        if never is not None and not any(isinstance(problem, NotAcknowledged) for problem in problems):
+            code = 404 if isinstance(never, UnknownModel) else 422 if isinstance(never, Withheld) else 413
+            return code, f"{of_many}{never}", {}
         # Who is too fast may come again soon; who meets an outage, too, but it is not their doing.
-        code = 429 if all(isinstance(problem, TooMany) for problem in problems) else 503
-        return code, f"{of_many}{problems[0]}", {"retry_after": str(_RETRY_AFTER_S)}
+        passing = [problem for problem in problems if isinstance(problem, NotAcknowledged)]
+        code = 429 if all(isinstance(problem, TooMany) for problem in passing) else 503
+        return code, f"{of_many}{passing[0]}", {"retry_after": str(_RETRY_AFTER_S)}
 
     async def _problem(self) -> str | None:
         """Why the logger is not ready; asked of Kafka at most once a second, however many ask."""
         if self._readiness is None or (self._readiness.done() and time.monotonic() > self._ready_until):
             self._ready_until = time.monotonic() + 1
-            self._readiness = asyncio.create_task(self.kafka.missing(self.ready_topic))
+            self._readiness = asyncio.create_task(self._missing())
         return await asyncio.shield(self._readiness)
+
+    async def _missing(self) -> str | None:
+        """Ready as soon as one model's events can be taken: a topic that is missing must not stop those of the others."""
+        first = None
+        for topic in self.intake.routes.topics:
+            problem = await self.kafka.missing(topic)
+            if problem is None:
+                return None
+            first = first or problem
+            if problem.startswith("Kafka"):  # it is Kafka itself: the others have the same
+                break
+        return first or "there is no model: the directory of ModelMonitors is empty"
 
 
 async def _body(receive: Receive, max_bytes: int) -> bytes | None:

@@ -158,7 +158,10 @@ class Intake:
                     if name not in preparing:
                         preparing[name] = route, asyncio.create_task(_prepared(prepare, route))
                 await asyncio.sleep(self.first.spec.job.refresh_interval.total_seconds())
-                await self.refresh()
+                try:
+                    await self.refresh()
+                except Exception:  # the models that there are go on, and the next look may be a better one
+                    log.exception("the files could not be looked at")
         finally:
             for _, task in preparing.values():
                 task.cancel()

@@ -12,7 +12,8 @@ from pydantic.alias_generators import to_camel
 from reference.errors import DriftlineError
 from reference.secret import MissingSecret
 from streaming.cloudevents import Event
-from streaming.errors import StreamingError, UnwantedMonitor
+from streaming.document import Problem
+from streaming.errors import InvalidMonitor, StreamingError, UnwantedMonitor
 from streaming.logger.redaction import Redactor
 from streaming.logger.settings_events import Mirror
 from streaming.spec import Kafka, ModelMonitor, load
@@ -178,10 +179,10 @@ class Models:
     Parameters
     ----------
     path
-        A file, or a directory of files ``*.yaml`` and ``*.yml``.
+        A file, or a directory of files ``*.yaml`` and ``*.yml``; None: only `first` is served, as it is.
     """
 
-    path: Path
+    path: Path | None
     first: ModelMonitor | None = None
     """The model whose cluster and settings are those of all; as it was when it was first read."""
     _read: dict[Path, tuple[tuple[int, ...], Route | DriftlineError]] = field(default_factory=dict)
@@ -191,16 +192,18 @@ class Models:
 
     def read(self) -> tuple[Routes, list[Refusal]]:
         """The models that there are now, and the files that cannot be used."""
+        if self.path is None:
+            return self._only, []
         routes: dict[str, Route] = {}
         refused: list[Refusal] = []
         files: dict[str, Path] = {}
-        there = self._files()
+        there = _files(self.path) if self._is_folder else [self.path]
         for file in there:
             route: Route | None
             try:
                 route = self._route(file)
                 _fits_beside(route, routes.values(), files)
-            except (DriftlineError, OSError) as error:
+            except DriftlineError as error:
                 refused.append(Refusal(str(file), error))
                 route = self._last.get(file)
                 if route is None:
@@ -214,10 +217,23 @@ class Models:
             del self._last[gone]
         for gone in set(self._read) - set(there):
             del self._read[gone]
-        return Routes(routes, alone=not self.path.is_dir()), refused
+        return Routes(routes, alone=not self._is_folder), refused
+
+    @cached_property
+    def _is_folder(self) -> bool:
+        """Asked once: a directory that is away for a moment is no file."""
+        return self.path is not None and self.path.is_dir()
+
+    @cached_property
+    def _only(self) -> Routes:
+        assert self.first is not None
+        return Routes({self.first.name: route_of(self.first)}, alone=True)
 
     def _route(self, file: Path) -> Route:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise InvalidMonitor([Problem(str(file), None, "", f"cannot be read: {error.strerror}")]) from None
         state = (status.st_mtime_ns, status.st_size, status.st_ino)
         if file not in self._read or self._read[file][0] != state:
             try:
@@ -240,15 +256,14 @@ class Models:
         _fits(monitor, self.first)
         return route_of(monitor)
 
-    def _files(self) -> list[Path]:
-        if not self.path.is_dir():
-            return [self.path]
-        # Hidden files are what editors and Kubernetes' mounts keep beside the real ones.
-        return sorted(
-            file
-            for file in self.path.iterdir()
-            if file.suffix in {".yaml", ".yml"} and not file.name.startswith(".") and file.is_file()
-        )
+
+def _files(path: Path) -> list[Path]:
+    # Hidden files are what editors and Kubernetes' mounts keep beside the real ones.
+    return sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in {".yaml", ".yml"} and not file.name.startswith(".") and file.is_file()
+    )
 
 
 def route_of(monitor: ModelMonitor) -> Route:

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Generator
 from datetime import timedelta
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -18,7 +19,9 @@ from reference.secret import MissingSecret
 from streaming.errors import KafkaError, ServiceUnavailable
 from streaming.kafka import ensure_topics
 from streaming.logger.endpoint import Endpoint
+from streaming.logger.intake import Intake
 from streaming.logger.kafka_log import KafkaLog
+from streaming.logger.routes import Models, Route
 from streaming.logger.spool import Spool
 from streaming.logger.spooled_log import SpooledLog
 from streaming.spec import ModelMonitor
@@ -111,21 +114,29 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(monitor: ModelMonitor) -> int:
-    """Run the logger of one model until SIGTERM or SIGINT; the exit code, 0 when every answer was given.
+def serve(source: ModelMonitor | Path) -> int:
+    """Run the logger of one model, or of all in a directory, until SIGTERM or SIGINT; the exit code, 0 when every answer was given.
 
     Kafka may be away, at the beginning too: callers are then told 503 and the logger is not ready, unless it has a spool.
 
+    Parameters
+    ----------
+    source
+        A file or a directory, which are looked at again while it runs; or one model as it is.
+
     Raises
     ------
+    InvalidMonitor, UnwantedMonitor, NoModels
+        Of a directory only when none of its files can be used.
     ServiceUnavailable
         The address to listen on is taken.
     SpoolUnusable
         Another logger uses the spool's directory, or it cannot be written.
     MissingSecret
-        A Kafka secret is not where the settings say.
+        A secret is not where the settings say.
     """
-    section = monitor.spec.logger
+    intake = Intake(Models(source) if isinstance(source, Path) else Models(None, source))
+    section = intake.first.spec.logger
     family = socket.AF_INET6 if ":" in section.host else socket.AF_INET
     try:
         listener = socket.create_server((section.host, section.port), family=family, backlog=2048)
@@ -136,11 +147,12 @@ def serve(monitor: ModelMonitor) -> int:
         spool = None
         if section.spool is not None:
             spool = stack.enter_context(Spool(section.spool.directory, section.spool.max_bytes))
-        return uvloop.run(_serve(monitor, listener, spool))
+        return uvloop.run(_serve(intake, listener, spool))
 
 
-async def _serve(monitor: ModelMonitor, listener: socket.socket, spool: Spool | None) -> int:
-    section, topic = monitor.spec.logger, monitor.topics.inference
+async def _serve(intake: Intake, listener: socket.socket, spool: Spool | None) -> int:
+    monitor = intake.first
+    section = monitor.spec.logger
     patience = section.acknowledge_timeout
     kafka: KafkaLog | SpooledLog
     if spool is None:
@@ -154,7 +166,7 @@ async def _serve(monitor: ModelMonitor, listener: socket.socket, spool: Spool | 
             patience=section.spool.patience,
             timeout=patience,
         )
-    endpoint = Endpoint(kafka, lambda _event: topic, topic, section.max_body_bytes)
+    endpoint = Endpoint(kafka, intake)
     config = uvicorn.Config(
         endpoint,
         http=_Protocol,
@@ -175,27 +187,30 @@ async def _serve(monitor: ModelMonitor, listener: socket.socket, spool: Spool | 
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(  # noqa: T201 - with port 0 this is how anybody learns the port
-        f"inference logger of {monitor.name}: http://{shown}:{port}/ -> topic {topic} at {monitor.spec.kafka.bootstrap_servers}",
+        f"inference logger of {', '.join(intake.routes.routes)}: http://{shown}:{port}/ -> "
+        f"topic {', '.join(intake.routes.topics)} at {monitor.spec.kafka.bootstrap_servers}",
         flush=True,
     )
-    preparing = asyncio.create_task(_prepare(monitor))
+    watching = asyncio.create_task(intake.watch(_prepare))
     await _Server(config).serve(sockets=[listener])
-    preparing.cancel()
-    left = await kafka.close(patience)
+    watching.cancel()
+    left, copies = await asyncio.gather(kafka.close(patience), intake.close())
+    if copies:
+        log.warning("%d copies did not reach their mirror", copies)
     if left:
         log.error("%d events were still without an answer; their callers were told so", left)
     return 0
 
 
-async def _prepare(monitor: ModelMonitor) -> None:
+async def _prepare(route: Route) -> None:
     """Make the topic, however long Kafka takes to be there."""
-    section, said = monitor.spec.kafka, ""
+    section, said = route.monitor.spec.kafka, ""
     while True:
         try:
             await asyncio.to_thread(
                 ensure_topics,
                 section,
-                [monitor.topics.inference],
+                [route.topic],
                 partitions=section.partitions,
                 replication=section.replication_factor,
                 configs={"max.message.bytes": str(section.largest_message)},
