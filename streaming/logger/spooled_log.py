@@ -348,8 +348,9 @@ class SpooledLog:
 
     def _not_on_disk(self, entry: _Entry, why: str, problem: StreamingError | None = None) -> None:
         self.full += 1
-        if entry.with_kafka:  # it may be there soon, and nobody else will send it
+        if entry.with_kafka or self._closing:
             self._unsaved.add(entry)
+        if entry.with_kafka:  # it may be there soon, and nobody else will send it
             handle = self._loop.call_later(self._timeout_s, self._late, entry, why)
             entry.future.add_done_callback(lambda _: handle.cancel())
             return
