@@ -3,6 +3,7 @@
 import http.server
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -279,6 +280,46 @@ def test_a_signal_ends_it_with_its_summary(config, server, tmp_path, number, cod
     changed = {json.loads(line)["id"] for line in truth.read_text().splitlines()}
     assert changed <= ids
     assert len(changed) == said["injected"]["missing:colour=0.5"] > 0
+
+
+def test_a_second_signal_waits_for_nobody(config):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [
+            "traffic",
+            "-c",
+            str(config),
+            "--url",
+            url,
+            "--rate",
+            "50",
+            "--for",
+            "10m",
+            "--patience",
+            "10m",
+            "--json",
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workflows.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            silent.settimeout(180)
+            connection, _ = silent.accept()
+            with connection:
+                connection.recv(100)
+                process.send_signal(signal.SIGINT)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(1)
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    said = json.loads(out)
+    assert said["sent"] == said["failed"] == said["codes"]["timeout"] > 0
 
 
 def test_every_id_is_in_kafka_once_behind_the_real_logger(kafka, tmp_path, table, capsys):
