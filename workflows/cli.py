@@ -280,7 +280,18 @@ def monitor_repair(
 
 
 @logger.command("serve")
-def logger_serve(config: ConfigOrFolder) -> int:
+def logger_serve(
+    config: ConfigOrFolder,
+    *,
+    spool: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where events wait while Kafka is away, so that they are answered all the same. Default: logger.spool of the ModelMonitor.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
     """Take CloudEvents over HTTP, as KServe's logger posts them, and answer when Kafka has them: of a model, or of all in a directory.
 
     Files that change, come or go take effect while it runs.
@@ -292,7 +303,7 @@ def logger_serve(config: ConfigOrFolder) -> int:
 
     from streaming.logger import serve
 
-    return serve(config)
+    return serve(config, spool)
 
 
 @report.command("run")

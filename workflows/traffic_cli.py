@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from workflows.errors import WorkflowError
-from workflows.reference_cli import AsJson, Config, _data
+from workflows.reference_cli import AsJson, Config, data_section
 from workflows.terminal import complain, console, line, print_json, table
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _rows(
         unit: Unit = time_unit or "ms"
         source = of_frame(flights(), monitor.spec.model, column if timed else None)
         return source, Clock(column, unit) if timed else None
-    data = _data(monitor, place, format=None, since=None, until=None, last=None, weight=None)
+    data = data_section(monitor, place, format=None, since=None, until=None, last=None, weight=None)
     if time_column is not None:
         data = data.model_copy(update={"time": time_column})
     if time_unit is not None:

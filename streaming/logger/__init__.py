@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from streaming.spec import ModelMonitor
 
 
-def serve(source: "ModelMonitor | Path") -> int:
+def serve(source: "ModelMonitor | Path", spool: "Path | None" = None) -> int:
     """Run the logger until it is told to stop: `streaming.logger.server.serve`.
 
     The settings of this package are read where there is neither Kafka nor a server, so both are imported only here.
     """
     from streaming.logger.server import serve
 
-    return serve(source)
+    return serve(source, spool)

@@ -22,6 +22,7 @@ from streaming.logger.endpoint import Endpoint
 from streaming.logger.intake import Intake
 from streaming.logger.kafka_log import KafkaLog
 from streaming.logger.routes import Models, Route
+from streaming.logger.settings import Spool as SpoolSection
 from streaming.logger.spool import Spool
 from streaming.logger.spooled_log import SpooledLog
 from streaming.spec import ModelMonitor
@@ -114,7 +115,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(source: ModelMonitor | Path) -> int:
+def serve(source: ModelMonitor | Path, spool: Path | None = None) -> int:
     """Run the logger of one model, or of all in a directory, until SIGTERM or SIGINT; the exit code, 0 when every answer was given.
 
     Kafka may be away, at the beginning too: callers are then told 503 and the logger is not ready, unless it has a spool.
@@ -123,6 +124,8 @@ def serve(source: ModelMonitor | Path) -> int:
     ----------
     source
         A file or a directory, which are looked at again while it runs; or one model as it is.
+    spool
+        Where events wait while Kafka is away, instead of `logger.spool.directory`.
 
     Raises
     ------
@@ -143,27 +146,27 @@ def serve(source: ModelMonitor | Path) -> int:
     except OSError as error:
         msg = f"the logger cannot listen on {section.host} port {section.port}: {error.strerror}; change spec.logger"
         raise ServiceUnavailable(msg) from None
+    wanted = section.spool
+    if spool is not None:
+        wanted = SpoolSection(directory=spool) if wanted is None else wanted.model_copy(update={"directory": spool})
     with listener, contextlib.ExitStack() as stack:
-        spool = None
-        if section.spool is not None:
-            spool = stack.enter_context(Spool(section.spool.directory, section.spool.max_bytes))
-        return uvloop.run(_serve(intake, listener, spool))
+        kept = None if wanted is None else stack.enter_context(Spool(wanted.directory, wanted.max_bytes))
+        return uvloop.run(_serve(intake, listener, kept, wanted))
 
 
-async def _serve(intake: Intake, listener: socket.socket, spool: Spool | None) -> int:
+async def _serve(intake: Intake, listener: socket.socket, spool: Spool | None, wanted: SpoolSection | None) -> int:
     monitor = intake.first
     section = monitor.spec.logger
     patience = section.acknowledge_timeout
     kafka: KafkaLog | SpooledLog
-    if spool is None:
+    if spool is None or wanted is None:
         kafka = KafkaLog(monitor.spec.kafka, max_bytes=section.max_body_bytes, patience=patience)
     else:
-        assert section.spool is not None
         kafka = SpooledLog(
             monitor.spec.kafka,
             spool,
             max_bytes=section.max_body_bytes,
-            patience=section.spool.patience,
+            patience=wanted.patience,
             timeout=patience,
         )
     endpoint = Endpoint(kafka, intake)

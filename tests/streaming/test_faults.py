@@ -337,7 +337,8 @@ def test_files_of_the_checkpoint_are_cut_off(kafka, tmp_path):
             os.truncate(file, file.stat().st_size // 2)
         refused = command("run", scene.path)
         assert refused.returncode == 2, refused.stderr
-        assert "is cut off" in refused.stderr
+        # Where it was cut may be the end of a record.
+        assert "is cut off" in refused.stderr or "does not match its checksum" in refused.stderr
         assert "driftline monitor repair" in refused.stderr
         assert "Traceback" not in refused.stderr
         would = command("repair", scene.path)

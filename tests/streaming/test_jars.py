@@ -124,7 +124,8 @@ def test_other_bytes_than_the_locked_ones_are_refused_and_nothing_is_kept(cache,
 
 def test_an_unknown_set_is_answered_with_the_known_ones():
     with pytest.raises(
-        JarError, match=r"no set of jars 'kafka' .* it has jdbc-postgresql, kafka-broker, local-files, s3-server, spark-kafka"
+        JarError,
+        match=r"no set of jars 'kafka' .* it has jdbc-postgresql, kafka-broker, local-files, s3-server, spark-kafka",
     ):
         jars("kafka")
 

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it exits with, and what it does not import."""
 
+import importlib
 import json
 import os
 import signal
@@ -340,6 +341,7 @@ def test_a_wrong_document_is_answered_before_the_room_is_imported(command: str, 
 @pytest.fixture
 def room(monkeypatch):
     """Put a stand-in for a room's module where the command imports it from."""
+    importlib.import_module("streaming.spec")  # which has settings of rooms
 
     def put(name: str, **functions: object) -> None:
         module = types.ModuleType(name)
@@ -358,10 +360,10 @@ def test_a_room_s_exit_code_is_the_command_s(config: Path, room):
 
 def test_a_function_is_imported_by_who_computes_drift_only(config: Path, room, capsys):
     config.write_text(config.read_text() + "  drift: {methods: [nowhere.tests:mine]}\n")
-    room("streaming.logger", serve=lambda _monitor: 0)
+    room("streaming.logger", serve=lambda _config, spool: 0 if spool == Path("waits") else 1)
     room("streaming.reporter", run=lambda _monitor, *, once: int(once))
     room("streaming.job", run=lambda _path: 0)
-    assert main(["logger", "serve", "-c", str(config)]) == 0
+    assert main(["logger", "serve", "--spool", "waits", "-c", str(config)]) == 0
     assert main(["report", "run", "-c", str(config)]) == 0
     assert main(["reference", "list", "-c", str(config)]) == 0
     for command in (["monitor", "run", "-c"], ["validate"]):
