@@ -50,7 +50,11 @@ def parse_moment(value: Any) -> datetime:
     if found is None:
         msg = f"{value!r} is no point of time: write a date or RFC 3339, for example '2013-05-01' or '2013-05-01T12:00:00Z'"
         raise ValueError(msg)
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    try:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except OverflowError:
+        msg = f"{value!r} is in UTC not in the years 1 to 9999: write another time"
+        raise ValueError(msg) from None
 
 
 def format_moment(moment: datetime) -> str:

@@ -729,11 +729,13 @@ def _of_performance(new: Baseline, current: Baseline | None, gate: Gate, perform
 
 
 def _loss(name: str, before: float, now: float) -> float:
-    """1 - worse/better of a metric; 0 where it is better now, NaN where it is not defined, or crosses zero and so has no shares."""
+    """1 - worse/better of a metric; 0 where it is better now, NaN where the better one is not above zero, so that there are no shares of it."""
     best = METRICS[name]
-    if best == "zero" or not min(before, now) > 0:
+    if best == "zero" or math.isnan(before) or math.isnan(now):
         return math.nan
-    return max(1 - (now / before if best == "high" else before / now), 0.0)
+    if best == "high":
+        return max(1 - now / before, 0.0) if before > 0 else math.nan
+    return max(1 - before / now, 0.0) if min(before, now) > 0 else math.nan
 
 
 # --- Words and numbers -----------------------------------------------------------------------------------------------

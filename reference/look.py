@@ -427,7 +427,12 @@ def weights_of(column: pa.ChunkedArray, name: str) -> NDArray[np.float64]:
     UnusableData
         When one is missing, negative or not finite, naming it.
     """
-    values = numbers(column, Column(name=name, type="numeric")).to_numpy(zero_copy_only=False)
+    try:
+        values = numbers(column, Column(name=name, type="numeric")).to_numpy(zero_copy_only=False)
+    except UnusableData:
+        first = next((value for value in column.to_pylist() if value is not None), None)
+        msg = f"column {name!r} of weights holds {column.type}, for example {first!r}: a weight is a number; name another column"
+        raise UnusableData(msg) from None
     wrong = ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         found = column[int(np.argmax(wrong))].as_py()

@@ -110,14 +110,14 @@ def reference_build(
 
     monitor = load(config)
     forced = _force(force, why)
-    wanted = _data(monitor, data, format=format, since=since, until=until, last=last, weight=weight)
+    wanted = data_section(monitor, data, format=format, since=since, until=until, last=last, weight=weight)
     settled = _built(monitor, wanted, engine, staging, promote=promote, force=forced)
     done, store = settled.refreshed, monitor.spec.reference.store
     baseline = Store(store).load(done.model, done.version)
     if as_json:
         print_json({**_as_document(baseline, store), "refresh": _as_json(done)})
         return done.exit_code
-    _tell(done)
+    _tell(done, config)
     for each in _baseline_tables(baseline, short=True):
         console().print(each)
     return done.exit_code
@@ -154,7 +154,12 @@ def reference_refresh(
         raise UnusableData(msg)
     if section.mlflow is not None:
         import mlflow.tracking  # noqa: F401 - that it is missing is said before work starts
-    wanted = _data(monitor, None, format=None, since=since, until=until, last=last, weight=None)
+    if summary is not None:
+        _to_write(summary.absolute().parent, "--summary")
+        if summary.is_dir():
+            msg = f"--summary: {summary} is a directory: name a file in it"
+            raise UnusableData(msg)
+    wanted = data_section(monitor, None, format=None, since=since, until=until, last=last, weight=None)
     settled = _built(monitor, wanted, engine, staging, scheduled=True)
     named = [] if section.version == CURRENT else [section.version]
     done = tidied(settled, section, named=named).refreshed
@@ -168,12 +173,21 @@ def reference_refresh(
     if as_json:
         print_json(_as_json(done))
     else:
-        _tell(done)
+        _tell(done, config)
         for version in done.removed:
             line(f"removed {version}, which was old")
         if done.registry is not None:
             line(f"registry: {done.registry}: {done.registry_text}", "yellow" if done.registry == "pending" else None)
     return done.exit_code
+
+
+def _to_write(folder: Path, option: str) -> None:
+    """Make a folder, before work starts that could not be told of."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{option}: {folder} cannot be made a directory ({error.strerror}): name another place"
+        raise UnusableData(msg) from None
 
 
 def _force(force: bool, why: str | None) -> "Force | None":
@@ -188,7 +202,7 @@ def _force(force: bool, why: str | None) -> "Force | None":
     return Force(someone(), (why or "").strip())
 
 
-def _data(monitor: "ModelMonitor", place: str | None, **options: str | None) -> "Data":
+def data_section(monitor: "ModelMonitor", place: str | None, **options: str | None) -> "Data":
     """What the ModelMonitor says, and what the options say otherwise. Another place has nothing to do with the old one's format and window."""
     from pydantic import ValidationError
 
@@ -213,7 +227,7 @@ def _data(monitor: "ModelMonitor", place: str | None, **options: str | None) -> 
         return Data.model_validate(said)
     except ValidationError as error:
         texts = [
-            f"{' '.join(f'--{part}' if part in options else f'reference.data.{part}' for part in one['loc'])}: ".removeprefix(": ")
+            f"{' '.join(f'--{part}' if part in options else f'reference.data.{part}' for part in one['loc']) or 'reference.data'}: "
             + one["msg"].removeprefix("Value error, ")
             for one in error.errors(include_url=False)
         ]  # fmt: skip
@@ -277,6 +291,10 @@ def _opened(monitor: "ModelMonitor", data: "Data", engine: str, staging: str | N
         if staging is None and kind in {"jdbc", "traffic"} and not spec.job.master.startswith("local"):
             msg = f"rows of {kind} wait where the workers of {spec.job.master} reach them: name such a place with --staging"
             raise UnusableData(msg)
+        if kind == "jdbc":
+            from reference.sources.sql import named
+
+            named(data)  # what is missing is said before Spark starts
         spark = None
         if on_spark or kind == "jdbc":
             spark = _session(monitor, jdbc=kind == "jdbc")
@@ -306,9 +324,13 @@ def _staging(url: str | None) -> Iterator[str]:
     import fsspec
 
     place = f"{url.rstrip('/')}/driftline-{secrets.token_hex(8)}"
-    fs, path = fsspec.core.url_to_fs(place)
     try:
+        fs, path = fsspec.core.url_to_fs(place)
         fs.makedirs(path, exist_ok=True)
+    except (ImportError, ValueError, OSError) as error:
+        msg = f"--staging: {url} is no place that can be written: {error}"
+        raise UnusableData(msg) from None
+    try:
         yield place
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -346,10 +368,10 @@ def _as_json(done: "Refreshed") -> dict[str, Any]:
     return built
 
 
-def _tell(done: "Refreshed") -> None:
+def _tell(done: "Refreshed", config: Path) -> None:
     """What it came to, and why; what went wrong on stderr."""
     what = f"baseline {done.version} of {done.model}: {done.rows:,} rows, "
-    look = f"driftline reference report --version {done.version} writes the report"
+    look = f"driftline reference report --config {config} --version {done.version} writes the report"
     if done.outcome == "promoted":
         line(f"{what}now current in {done.store}" + (", forced" if done.forced else ""))
     elif done.outcome == "unchanged":
@@ -359,7 +381,7 @@ def _tell(done: "Refreshed") -> None:
     elif done.outcome == "held":
         complain(
             f"{what}not promoted: it was rolled back from; {done.current} stays current in {done.store}. "
-            f"driftline reference promote {done.version} makes it current again"
+            f"driftline reference promote --config {config} {done.version} makes it current again"
         )
     else:
         complain(f"{what}rejected; {done.current or 'none'} stays current in {done.store}; {look}")
@@ -494,12 +516,13 @@ def reference_report(
 ) -> int:
     """Write what is kept beside a version: the judgement, its HTML page and its Evidently snapshot."""
     from reference.refresh import JUDGEMENT
-    from reference.store import Store
+    from reference.store import CURRENT, Store
     from streaming.spec import load
 
     model = load(config, importing=False)
     store = Store(model.spec.reference.store)
-    wanted = version or store.current(model.name)
+    wanted = store.current(model.name) if version in {None, "", CURRENT} else version
+    assert wanted is not None
     filing = store.beside(model.name, wanted)
     if filing is None:
         store.manifest(model.name, wanted)  # says which versions there are
@@ -508,7 +531,7 @@ def reference_report(
     if as_json:
         print_json(json.loads(store.read_beside(model.name, wanted, JUDGEMENT, filing)))
         return 0
-    out.mkdir(parents=True, exist_ok=True)
+    _to_write(out, "--out")
     for name in sorted(filing.files):
         path = out / f"{wanted}-{name}"
         path.write_bytes(store.read_beside(model.name, wanted, name, filing))
@@ -638,7 +661,7 @@ def reference_promote(
     if as_json:
         print_json(_as_json(settled.refreshed))
     else:
-        _tell(settled.refreshed)
+        _tell(settled.refreshed, config)
     return settled.refreshed.exit_code
 
 
@@ -659,10 +682,12 @@ def reference_rollback(
 
     model = load(config, importing=False)
     store = Store(model.spec.reference.store)
-    before = store.current(model.name)
+    before = store.latest(model.name)
     done = store.rollback(model.name, to, why=why or "")
     if as_json:
         print_json({"model": model.name, "version": done.version, "previous": before, "by": done.by, "why": done.why})
+    elif done.version == before:
+        line(f"baseline {done.version} of {model.name} is current in {store.url} already")
     else:
         line(f"baseline {done.version} of {model.name} is current again in {store.url}, instead of {before}")
     return 0

@@ -94,7 +94,9 @@ class Wanted:
         if absent:
             listed = ", ".join(_missing(name, self.names[name], available) for name in absent)
             shown = ", ".join(map(repr, available[:50])) + (", ..." if len(available) > 50 else "")
-            raise UnusableData(f"{url} lacks {listed}. It has {shown}: map names with reference.data.columns")
+            raise UnusableData(
+                f"{url} lacks {listed}. It has {shown or 'no column at all'}: map names with reference.data.columns"
+            )
         twice = [column for column, count in Counter(available).items() if count > 1 and column in found.values()]
         if twice:
             raise UnusableData(f"{url} has the columns {twice} more than once: a name must say which is meant")

@@ -113,8 +113,9 @@ def scalar(value: str | None, kind: pa.DataType) -> pa.Scalar:
 
 def unreadable(path: str, error: Exception) -> NoReturn:
     """Raise what is wrong with a file, in one line."""
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-    raise UnusableData(f"{path} cannot be read: {reason}") from None
+    reason = (error.strerror if isinstance(error, OSError) else None) or next(iter(str(error).splitlines()), "")
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in reason[:300])
+    raise UnusableData(f"{path} cannot be read: {shown}") from None
 
 
 def listing(url: str, options: Options, said: Format | None = None) -> Listing:
@@ -162,7 +163,10 @@ def listing(url: str, options: Options, said: Format | None = None) -> Listing:
     files = tuple(
         File(path, *_size_and_stamp(visible[path]), _partition(path, shared) if many else ()) for path in kept
     )
-    return Listing(url, kind, Place(fs), tuple(file for file in files if file.size or not many))
+    whole = tuple(file for file in files if file.size or not many)
+    if not whole:
+        raise UnusableData(f"the files at {url} are empty, for example {kept[0]}: a baseline needs some rows")
+    return Listing(url, kind, Place(fs), whole)
 
 
 def _of_one_format(url: str, paths: Sequence[str], said: Format | None, *, many: bool) -> tuple[list[str], Format]:

@@ -173,8 +173,9 @@ def may_hold(schema: pa.Schema, time: str | None, window: Window) -> Any:
     per_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[kind.unit]
 
     def bound(microseconds: int, slack: int) -> pa.Scalar:
-        """Rounded down, so that nothing is left out."""
-        return pa.scalar(microseconds * per_second // 1_000_000 + slack, pa.int64()).cast(kind)
+        """Rounded down, so that nothing is left out; beyond what the type can hold its first or last moment."""
+        units = microseconds * per_second // 1_000_000 + slack
+        return pa.scalar(min(max(units, -(2**63) + 1), 2**63 - 1), pa.int64()).cast(kind)
 
     field = ds.field(time)
     inside = ds.scalar(True)

@@ -47,12 +47,8 @@ def open_jdbc(data: Data, wanted: Wanted, window: Window | None, spark: Any, sta
         raise UnusableData(f"{data.url} is read through Spark, and this command has none: build with the Spark engine")
     assert data.url is not None  # the settings ask for one
     options = data.all_options()
-    said = {name: options.pop(name) for name in ("dbtable", "query") if name in options}
-    if len(said) != 1:
-        raise UnusableData(
-            f"reference.data.options of {data.url} need either `dbtable` or `query`: they have {sorted(options)}"
-        )
-    ((name, text),) = said.items()
+    name = named(data)
+    text = options.pop(name)
     table = text if name == "dbtable" else f"({text}) driftline"
     driver = _DRIVERS.get(data.url.split(":")[1])
     if driver is not None:
@@ -80,6 +76,23 @@ def open_jdbc(data: Data, wanted: Wanted, window: Window | None, spark: Any, sta
         "read": format_moment(datetime.now(UTC).replace(microsecond=0)),
     }
     return Source(staged.schema, staged.fragments, origin)
+
+
+def named(data: Data) -> str:
+    """Which of the options says what is read: `dbtable` or `query`.
+
+    Raises
+    ------
+    UnusableData
+        When neither does, or both do.
+    """
+    there = {*data.options, *data.secrets}
+    said = [name for name in ("dbtable", "query") if name in there]
+    if len(said) != 1:
+        raise UnusableData(
+            f"reference.data.options of {data.url} need either `dbtable` or `query`: they have {sorted(there)}"
+        )
+    return said[0]
 
 
 def stage(frame: Any, staging: str, *, in_order: bool) -> Source:

@@ -16,6 +16,8 @@ Unit = Literal["s", "ms", "us", "ns"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PER_SECOND: dict[Unit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+"""The first moment of the year 1, microseconds since the epoch."""
 _YEAR_10000 = 253_402_300_800_000_000
 """Microseconds since the epoch; as far the other way is before the year 1."""
 _RFC3339 = (
@@ -228,7 +230,7 @@ def window_of(data: Data, now: datetime, newest: int | None = None) -> Window:
     if data.last is not None:
         if until is None:
             until = newest + 1 if data.last_from == "data" and newest is not None else microseconds_of(now)
-        since = until - data.last // _MICROSECOND
+        since = max(until - data.last // _MICROSECOND, _FIRST)
     return Window(since, until)
 
 

@@ -142,7 +142,7 @@ def test_what_was_rolled_back_from_is_not_brought_back_by_the_schedule(run, data
     run("rollback")
     code, _, err = run("refresh")
     assert code == 4
-    assert f"driftline reference promote {left}" in err
+    assert f"{left} makes it current again" in err
     assert run("promote", left)[0] == 0
     assert store.current("toy") == left
 
@@ -211,6 +211,14 @@ def test_gc_says_what_it_would_remove(run, store: Store):
         (["--since", "yesterday"], "--since: 'yesterday' is no point of time"),
         (["--data", "nowhere.parquet"], "no training table at"),
         (["--since", "2014-01-01"], "no rows"),
+        (["--since", "1500-01-01", "--until", "1501-01-01"], "no rows"),
+        (["--until", "2600-01-01", "--since", "2500-01-01"], "no rows"),
+        (["--last", "0s"], "reference.data: last is no time at all"),
+        (["--since", "0001-01-01T00:00:00+14:00"], "--since: '0001-01-01T00:00:00+14:00' is in UTC not in the years"),
+        (["--weight", "c"], "column 'c' of weights holds string, for example "),
+        (["--staging", "nosuch://place"], "--staging: nosuch://place is no place that can be written"),
+        (["--data", "jdbc:postgresql://h/d"], "need either `dbtable` or `query`"),
+        (["--format", "csv"], "train.parquet cannot be read: "),
     ],
 )
 def test_what_cannot_be_read_is_exit_code_2(run, store: Store, arguments: list[str], complaint: str):
@@ -219,6 +227,37 @@ def test_what_cannot_be_read_is_exit_code_2(run, store: Store, arguments: list[s
     assert complaint in err
     assert len(err.splitlines()) == 1
     assert not store.versions("toy")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_work_starts(run, data: Path, store: Store, tmp_path: Path):
+    for summary in (data / "s.json", tmp_path):
+        code, out, err = run("refresh", "--summary", summary)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert err.startswith("driftline: --summary: ")
+    assert not store.versions("toy")
+    run("refresh")
+    code, _, err = run("report", "--out", data)
+    assert (code, err.startswith(f"driftline: --out: {data} cannot be made a directory")) == (2, True)
+
+
+def test_current_is_a_version_and_to_go_back_to_it_is_nothing(run, store: Store, tmp_path: Path):
+    run("refresh")
+    code, out, _ = run("report", "--version", "current", "--out", tmp_path / "out")
+    assert (code, len(out.splitlines())) == (0, 3)
+    version = store.current("toy")
+    code, out, _ = run("rollback", "--to", version)
+    assert (code, out) == (0, f"baseline {version} of toy is current in {store.url} already\n")
+
+
+def test_a_refresh_beside_an_unreadable_baseline_says_so_on_its_page(run, data: Path, store: Store, tmp_path: Path):
+    run("refresh")
+    first = store.current("toy")
+    (Path(store.url) / "toy" / first / "baseline.bin").unlink()
+    write(data, 2)
+    assert run("refresh")[0] == 0
+    run("report", "--out", tmp_path / "out")
+    page = (tmp_path / "out" / f"{store.current('toy')}-report.html").read_text()
+    assert f"baseline {first} is current and cannot be read" in page
 
 
 def test_a_refresh_needs_data(config: Path, run):
