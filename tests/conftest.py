@@ -23,6 +23,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The processes of pytest-xdist get the width of the terminal, and tables would be cut to it.
+os.environ.pop("COLUMNS", None)
+
 # Workers of Spark start whatever this names; without it, the system's Python, which has none of our packages.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
