@@ -18,7 +18,7 @@ def test_columns_and_thresholds_are_evidentlys(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name, method in METHODS.items() for kind in method.applies_to]
+    ("name", "kind"), [(name, kind) for name, method in METHODS.items() for kind in sorted(method.applies_to)]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_drift_is_on_the_same_side_of_the_threshold(name, kind):
