@@ -65,7 +65,7 @@ wheel: $(INSTALLED) ## Build dist/driftline-*.whl.
 
 .PHONY: test
 test: jars ## Run every test that takes less than a minute, with a real Kafka and a real Spark.
-	@$(PY) -m pytest -m "not slow" --numprocesses 2 --dist loadgroup --durations 15 $(ARGS)
+	@$(PY) -m pytest -m "not slow" --durations 15 $(ARGS)
 
 .PHONY: explore
 explore: $(INSTALLED) ## Look for counterexamples to the laws: other examples in every run, and more of them (an hour).

@@ -35,23 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set the marks that follow from what a test asks for.
-
-    Of two processes (`make test`), one runs all tests that start services, which mostly wait: side by side two of them would share a core.
-    They come first, because they take longer than all others.
-    """
+    """Set the marks that follow from what a test asks for."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         for name in ("kafka", "golden"):
             if name in fixtures:
                 item.add_marker(name)
-        if _starts_services(item):
-            item.add_marker(pytest.mark.xdist_group("services"))
-    items.sort(key=lambda item: not _starts_services(item))
-
-
-def _starts_services(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in ("kafka", "spark", "argo"))
 
 
 @pytest.fixture(scope="session")
