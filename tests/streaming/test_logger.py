@@ -748,8 +748,8 @@ def test_a_logger_that_is_killed_at_any_moment_loses_nothing_that_it_answered(ow
         found = stored(own_kafka.bootstrap_servers, logger.topic)
     assert load.answered() <= set(found)
     assert set(load.answers.values()) == {200}
-    # Only what was on its way when it was killed can be there twice.
-    assert len(found) - len(set(found)) <= 5000
+    # What was on its way when it was killed can be there twice, and what had arrived and was not noted yet.
+    assert len(found) - len(set(found)) <= 2 * 5000
     assert len(load.answered()) > without
 
 
