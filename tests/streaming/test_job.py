@@ -149,8 +149,10 @@ def test_a_killed_monitor_resumes_with_equal_final_reports(kafka, tmp_path):
     def done(monitor):
         return len(finals(read(kafka, monitor.topics.drift))) == windows
 
+    before = len(log.read_text())
     with running(path) as process:
-        wait_for(lambda: done(hurt), process, log)
+        # All may have been done before it was killed: then it has to be up before it can be told to stop.
+        wait_for(lambda: done(hurt) and "reading from" in log.read_text()[before:], process, log)
         assert stop(process) == 0
     with running(calm_path) as process:
         wait_for(lambda: done(calm), process, calm_path.with_suffix(".log"))
